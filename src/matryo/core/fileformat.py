@@ -1,0 +1,207 @@
+"""Nested vectors on disk: a folder that plain numpy can read.
+
+    manifest.json          format number, space and fingerprint, side, dims, precision, counts, and
+                           the size and SHA-256 of every other file; `digest` covers the manifest
+    ids.json               one JSON array of strings or integers
+    block-00000-00064.npy  the numbers 0 to 63 of every row; one such file per block
+    norms.npy              length of every prefix, for float blocks
+    scales.npy             step of every dimension, for int8 codes
+
+The manifest is written last and the folder is moved into place as a whole. A block's checksum is
+compared when the block is first read, so that opening is instant and reading a short prefix does
+not touch the rest. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryo.core.errors import FormatError
+from matryo.core.files import replacing_folder
+from matryo.core.nesting import Nesting
+from matryo.core.precision import Precision
+from matryo.core.space import Side, Space
+
+if TYPE_CHECKING:
+    from matryo.core.vectors import NestedVectors
+
+FORMAT = 1
+KIND = "nested-vectors"
+
+
+def save(vectors: NestedVectors, path: str | Path, *, overwrite: bool) -> None:
+    """Write `vectors` as a folder; see the module for its files."""
+    with replacing_folder(path, overwrite=overwrite) as folder:
+        (folder / "ids.json").write_text(json.dumps(list(vectors.ids)), "ascii")
+        for name, block in zip(_block_names(vectors.nesting), vectors.blocks, strict=True):
+            np.save(folder / name, block, allow_pickle=False)
+        if vectors.norms is not None:
+            np.save(folder / "norms.npy", vectors.norms, allow_pickle=False)
+        if vectors.scales is not None:
+            np.save(folder / "scales.npy", vectors.scales, allow_pickle=False)
+        body = {
+            "kind": KIND,
+            "format": FORMAT,
+            "space": vectors.space.to_dict(),
+            "fingerprint": vectors.space.fingerprint,
+            "side": vectors.side.value,
+            "dims": list(vectors.nesting.dims),
+            "precision": vectors.precision.value,
+            "count": len(vectors.ids),
+            "files": {
+                file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+                for file in sorted(folder.iterdir())
+            },
+        }
+        manifest = json.dumps({**body, "digest": _digest(body)}, indent=2)
+        (folder / "manifest.json").write_text(manifest + "\n", "utf-8")
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether `path` looks like such a folder."""
+    return (Path(path) / "manifest.json").is_file()
+
+
+def open_folder(path: str | Path) -> NestedVectors:
+    """Open a folder written by `save`.
+
+    Raises:
+        FormatError: not such a folder, a newer format, or a damaged file.
+    """
+    from matryo.core.vectors import NestedVectors
+
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    files = manifest["files"]
+    for name, facts in files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else "no file"
+        if size != facts["bytes"]:
+            raise FormatError(
+                f"{file}: expected {facts['bytes']} bytes, got {size}",
+                hint="the folder was cut short or changed: restore it or write it again",
+                path=file,
+            )
+    ids = json.loads(_checked(folder, "ids.json", files).read_text("ascii"))
+    nesting = Nesting(tuple(manifest["dims"]))
+    precision = Precision.parse(manifest["precision"])
+    blocks = [_LazyBlock(folder, name, files) for name in _block_names(nesting)]
+    small = {
+        name: np.load(_checked(folder, f"{name}.npy", files), allow_pickle=False)
+        for name in ("norms", "scales")
+        if f"{name}.npy" in files
+    }
+    return NestedVectors(
+        ids,
+        blocks,  # type: ignore[arg-type]  # a lazy block reads like an array
+        nesting=nesting,
+        space=Space.from_dict(manifest["space"]),
+        side=Side(manifest["side"]),
+        precision=precision,
+        norms=small.get("norms"),
+        scales=small.get("scales"),
+    )
+
+
+class _LazyBlock:
+    """A memory-mapped array whose checksum is compared before the first number is handed out."""
+
+    def __init__(self, folder: Path, name: str, files: Mapping[str, Any]) -> None:
+        self._folder, self._name, self._files = folder, name, files
+        # the header alone gives the shape; mapping reads no numbers
+        header = _map(folder / name)
+        self.shape, self.dtype, self.ndim = header.shape, header.dtype, header.ndim
+        self._array: NDArray[Any] | None = None
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001
+        if self._array is None:
+            self._array = _map(_checked(self._folder, self._name, self._files))
+        return np.asarray(self._array, dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    @overload
+    def __getitem__(self, key: slice) -> NDArray[Any]: ...
+    @overload
+    def __getitem__(self, key: NDArray[np.integer]) -> NDArray[Any]: ...
+    @overload
+    def __getitem__(self, key: tuple[slice, slice]) -> NDArray[Any]: ...
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        rows: NDArray[Any] = np.asarray(self)[key]
+        return rows
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+        kind, number, found = manifest["kind"], manifest["format"], manifest.pop("digest")
+    except FileNotFoundError:
+        raise FormatError(
+            f"{folder}: expected a folder of nested vectors, got one without manifest.json",
+            path=folder,
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{file}: expected a manifest as JSON, got {error!r}", path=file
+        ) from error
+    if kind != KIND:
+        raise FormatError(f"{file}: expected kind {KIND!r}, got {kind!r}", path=file)
+    if number != FORMAT:
+        raise FormatError(
+            f"{file}: expected format {FORMAT}, got {number!r}",
+            hint="a newer matryo wrote this folder: pip install -U matryo",
+            path=file,
+        )
+    if found != _digest(manifest):
+        raise FormatError(
+            f"{file}: the manifest was changed after it was written (its digest does not match)",
+            hint="restore the folder or write it again",
+            path=file,
+        )
+    return dict(manifest)
+
+
+def _checked(folder: Path, name: str, files: Mapping[str, Any]) -> Path:
+    file = folder / name
+    if name not in files:
+        raise FormatError(
+            f"{folder / 'manifest.json'}: expected a file {name}, got none", path=file
+        )
+    if _sha256(file) != files[name]["sha256"]:
+        raise FormatError(
+            f"{file}: the file is damaged (its SHA-256 does not match the manifest)",
+            hint="restore the folder or write it again",
+            path=file,
+        )
+    return file
+
+
+def _map(file: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise FormatError(f"{file}: expected a .npy array, got: {error}", path=file) from error
+    return array
+
+
+def _block_names(nesting: Nesting) -> list[str]:
+    return [f"block-{start:05d}-{stop:05d}.npy" for start, stop in nesting.blocks]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

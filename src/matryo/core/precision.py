@@ -1,0 +1,47 @@
+"""Number formats of stored vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from matryo.core.errors import UnknownNameError
+
+
+class Precision(StrEnum):
+    """How one number of a vector is stored.
+
+    `binary` packs eight dimensions into a byte, the first dimension in the highest bit.
+    """
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    BINARY = "binary"
+
+    @classmethod
+    def parse(cls, name: str) -> Precision:
+        """Read a precision by its name.
+
+        Raises:
+            UnknownNameError: no precision has this name.
+        """
+        try:
+            return cls(name.strip())
+        except ValueError:
+            raise UnknownNameError.among("precision", name, [p.value for p in cls]) from None
+
+    @classmethod
+    def parse_list(cls, names: str | Iterable[str]) -> list[Precision]:
+        """Read precisions from text (`"float32,int8"`) or names; each is kept once, in order."""
+        parts = names.split(",") if isinstance(names, str) else names
+        return list(dict.fromkeys(cls.parse(part) for part in parts))
+
+    @property
+    def bits(self) -> int:
+        """Bits per dimension."""
+        return {"float32": 32, "float16": 16, "int8": 8, "binary": 1}[self.value]
+
+    def bytes_per_vector(self, dim: int) -> int:
+        """Bytes that one vector of `dim` numbers takes, without ids and without any index."""
+        return -(-dim * self.bits // 8)
