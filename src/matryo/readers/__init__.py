@@ -1,0 +1,38 @@
+"""Files in and out: vectors, texts, and benchmark data.
+
+Hides how each file format lays out its numbers, where it keeps ids, what can stay on disk until it
+is read, and which damage it can suffer. Whatever comes out has unique ids, one per row; whatever
+goes in replaces an older file only when it is whole.
+"""
+
+from matryo.readers.benchmarks import (
+    LabelledData,
+    LabelledVectors,
+    PairsData,
+    Qrels,
+    RetrievalData,
+    open_dataset,
+    read_qrels,
+)
+from matryo.readers.formats import FORMATS, FileFormat
+from matryo.readers.rows import Rows
+from matryo.readers.texts import Texts, read_texts
+from matryo.readers.vectors import Vectors, read_vectors, write_vectors
+
+__all__ = [
+    "FORMATS",
+    "FileFormat",
+    "LabelledData",
+    "LabelledVectors",
+    "PairsData",
+    "Qrels",
+    "RetrievalData",
+    "Rows",
+    "Texts",
+    "Vectors",
+    "open_dataset",
+    "read_qrels",
+    "read_texts",
+    "read_vectors",
+    "write_vectors",
+]

@@ -1,0 +1,288 @@
+"""Charts as plotly specifications: plain dicts, ready for JSON.
+
+Colors are names of the page's CSS variables (`var(--series-1)`, `var(--series-1) / 0.15` where it
+is see-through); the page's script replaces them by the colors of the scheme it is shown in. So a
+chart can change from light to dark, and the colors are written down once, in `report.css`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from matryo.core import Precision
+
+Row = Mapping[str, Any]
+Figure = dict[str, Any]
+
+_PRECISIONS = [precision.value for precision in Precision]
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")
+_RAMP = 5
+
+
+def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
+    """Share of the full-width value kept, against bytes per vector: one line per precision.
+
+    Args:
+        results: A checked results document.
+        measure: Name of the measure to show.
+
+    Returns:
+        `data` and `layout` for `Plotly.newPlot`. Rows without `kept` have no point.
+    """
+    rows = [
+        row
+        for row in results["results"]
+        if row["measure"] == measure and row.get("kept") is not None
+    ]
+    by_size = sorted(rows, key=lambda row: row["bytes_per_vector"])
+    cuts = [row for row in by_size if row["method"] == "cut"]
+    lines = [
+        (precision, [row for row in cuts if row["precision"] == precision])
+        for precision in _PRECISIONS
+        if any(row["precision"] == precision for row in cuts)
+    ]
+    baselines = [
+        (method, [row for row in by_size if row["method"] == method])
+        for method in ("rotation", "random")
+        if any(row["method"] == method for row in by_size)
+    ]
+    settings, verdict = results["settings"], results["verdict"]
+    sizes = sorted({row["bytes_per_vector"] for row in rows})
+    layout = _layout(
+        x={
+            "type": "log",
+            "title": {"text": "bytes per vector"},
+            "tickvals": sizes,
+            "ticktext": [f"{size:,} B".replace(",", "\u202f") for size in sizes],
+            "autotickangles": [0, -45, -90],
+            "minor": {"ticks": ""},
+        },
+        y={"title": {"text": f"share of full-width {escape(measure)}"}, "tickformat": ".0%"},
+    )
+    layout["shapes"] = [
+        {
+            "type": "line",
+            "layer": "below",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": settings["floor"],
+            "y1": settings["floor"],
+            "line": {"color": "var(--floor)", "width": 1.5, "dash": "dash"},
+        }
+    ]
+    layout["annotations"] = [
+        {
+            "text": f"floor {_percent(settings['floor'])}",
+            "xref": "paper",
+            "x": 0,
+            "xanchor": "left",
+            "y": settings["floor"],
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"color": "var(--floor)", "size": 12},
+        },
+        _origin_note(results["data"]["origin"]),
+        *_marks(verdict, cuts),
+    ]
+    return {
+        "data": [
+            *(_band(precision, line) for precision, line in lines),
+            *(_baseline(method, line) for method, line in baselines),
+            *(_line(precision, line) for precision, line in lines),
+        ],
+        "layout": layout,
+    }
+
+
+def score_shift_chart(results: Mapping[str, Any]) -> Figure:
+    """Which score of a prefix stands for which full-width score: one monotone curve per size."""
+    rows = results["score_shift"]
+    dims = sorted({row["dim"] for row in rows})
+    precisions = [name for name in _PRECISIONS if any(row["precision"] == name for row in rows)]
+    dashes = ("solid", "dash", "dot", "dashdot")
+    ends = [score for row in rows for score in (*row["full"], *row["prefix"])]
+    low, high = min(ends, default=0), max(ends, default=1)
+    curves = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": f"{row['dim']}" if len(precisions) == 1 else f"{row['dim']} {row['precision']}",
+            "x": row["full"],
+            "y": row["prefix"],
+            "line": {
+                "color": f"var(--ramp-{_ramp_step(dims.index(row['dim']), len(dims))})",
+                "dash": dashes[precisions.index(row["precision"]) % len(dashes)],
+                "width": 2.25,
+            },
+            "hovertemplate": (
+                f"<b>{row['dim']} numbers, {row['precision']}</b><br>"
+                "full width %{x:.3f}<br>prefix %{y:.3f}<extra></extra>"
+            ),
+        }
+        for row in sorted(rows, key=lambda row: (row["dim"], precisions.index(row["precision"])))
+    ]
+    unchanged = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "no shift",
+        "x": [low, high],
+        "y": [low, high],
+        "line": {"color": "var(--floor)", "dash": "dot", "width": 1.25},
+        "hoverinfo": "skip",
+    }
+    layout = _layout(
+        x={"title": {"text": "score at full width"}}, y={"title": {"text": "score of the prefix"}}
+    )
+    layout["annotations"] = [_origin_note(results["data"]["origin"])]
+    return {"data": [unchanged, *curves], "layout": layout}
+
+
+def _line(precision: str, rows: Sequence[Row]) -> dict[str, Any]:
+    color = _color(precision)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": precision,
+        "legendgroup": precision,
+        "x": [row["bytes_per_vector"] for row in rows],
+        "y": [row["kept"] for row in rows],
+        "text": [_hover(row) for row in rows],
+        "hovertemplate": "%{text}<extra></extra>",
+        "line": {"color": color, "width": 2.5},
+        "marker": {
+            "symbol": _SYMBOLS[_PRECISIONS.index(precision)],
+            "size": 9,
+            # a hollow marker is one filled with the page's own color, so that the line behind it
+            # does not shine through
+            "color": ["var(--card)" if row.get("trained") is False else color for row in rows],
+            "line": {"color": color, "width": 2},
+        },
+    }
+
+
+def _baseline(method: str, rows: Sequence[Row]) -> dict[str, Any]:
+    color = "var(--baseline)"
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": f"{method} ({rows[0]['precision']})",
+        "x": [row["bytes_per_vector"] for row in rows],
+        "y": [row["kept"] for row in rows],
+        "text": [_hover(row) for row in rows],
+        "hovertemplate": "%{text}<extra></extra>",
+        "line": {
+            "color": color,
+            "width": 1.5,
+            "dash": {"rotation": "dash", "random": "dot"}[method],
+        },
+        "marker": {"symbol": "x-thin", "size": 6, "line": {"color": color, "width": 1.5}},
+    }
+
+
+def _band(precision: str, rows: Sequence[Row]) -> dict[str, Any]:
+    bounded = [row for row in rows if row.get("kept_low") is not None]
+    upper = [(row["bytes_per_vector"], row["kept_high"]) for row in bounded]
+    lower = [(row["bytes_per_vector"], row["kept_low"]) for row in reversed(bounded)]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "legendgroup": precision,
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "x": [x for x, _ in upper + lower],
+        "y": [y for _, y in upper + lower],
+        "fill": "toself",
+        "fillcolor": f"{_color(precision)} / 0.16",
+        "line": {"width": 0},
+    }
+
+
+def _marks(verdict: Mapping[str, Any], cuts: Sequence[Row]) -> list[dict[str, Any]]:
+    """Arrows with a label at the recommended size and at the knee; one label where they meet."""
+    named: dict[tuple[int, str], list[str]] = {}
+    for name in ("recommended", "knee"):
+        if point := verdict.get(name):
+            named.setdefault((point["dim"], point["precision"]), []).append(name)
+    return [
+        {
+            "text": f"<b>{' and '.join(names)}</b><br>{row['dim']} {row['precision']}",
+            # plotly places annotations on a logarithmic axis by the exponent
+            "x": _log10(row["bytes_per_vector"]),
+            "y": row["kept"],
+            "ax": -56 if "recommended" in names else 60,
+            "ay": -44 if "recommended" in names else 48,
+            "standoff": 7,
+            "arrowhead": 0,
+            "arrowwidth": 1.25,
+            "arrowcolor": "var(--ink)",
+            "font": {"color": "var(--ink)", "size": 12},
+            "bgcolor": "var(--card)",
+            "bordercolor": "var(--line)",
+            "borderpad": 4,
+            "align": "left",
+        }
+        for row in cuts
+        if (names := named.get((row["dim"], row["precision"])))
+    ]
+
+
+def _hover(row: Row) -> str:
+    lines = [f"<b>{row['dim']} numbers, {row['precision']}</b>"]
+    if row["method"] != "cut":
+        lines[0] += f" ({row['method']})"
+    lines.append(f"{escape(row['measure'])} {row['value']:.3f}{_interval(row)}")
+    lines.append(f"{_percent(row['kept'])} of full width, n = {row['n']}")
+    lines.append(row["verdict"])
+    if row.get("trained") is False:
+        lines.append("the model was not trained at this size")
+    return "<br>".join(lines)
+
+
+def _interval(row: Row) -> str:
+    return "" if row.get("low") is None else f" ({row['low']:.3f} … {row['high']:.3f})"
+
+
+def _origin_note(origin: str) -> dict[str, Any]:
+    return {
+        "text": f"{origin} data",
+        "xref": "paper",
+        "yref": "paper",
+        "x": 1,
+        "y": 0,
+        "xanchor": "right",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"color": "var(--muted)", "size": 11},
+    }
+
+
+def _layout(*, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
+    axis = {
+        "gridcolor": "var(--grid)",
+        "linecolor": "var(--line)",
+        "tickcolor": "var(--line)",
+        "zeroline": False,
+        "automargin": True,
+        "ticks": "outside",
+        "ticklen": 4,
+    }
+    return {
+        "paper_bgcolor": "var(--card)",
+        "plot_bgcolor": "var(--card)",
+        "font": {"color": "var(--ink)", "size": 13},
+        "margin": {"l": 8, "r": 16, "t": 8, "b": 8},
+        "xaxis": {**axis, "showgrid": False, **x},
+        "yaxis": {**axis, **y},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "hoverlabel": {
+            "bgcolor": "var(--card)",
+            "bordercolor": "var(--ink)",
+            "font": {"color": "var(--ink)"},
+            "align": "left",
+        },
+        "hovermode": "closest",
+    }
