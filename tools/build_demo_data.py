@@ -12,6 +12,7 @@ columns `kind` ("document" or "query"), `id`, `text` and `relevant` (for a query
 document, for a document empty): first all documents, then all queries, each sorted by id.
 """
 
+# ruff: noqa: INP001 # a script, not a package
 from __future__ import annotations
 
 import argparse

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,17 @@ from matryo.readers.paths import dump_ids, parse_ids, require_file, require_size
 from matryo.readers.rows import Ids, LazyRows, Rows, as_float32, chunks, require_floats
 
 _USUAL = ("vectors", "embeddings", "arr_0")
+# what numpy's parser raises on a header of random bytes
+_HEADER_FAULTS = (ValueError, KeyError, TypeError, EOFError, SyntaxError, tokenize.TokenError)
+_ARCHIVE_FAULTS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 _SAFETENSORS_FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 
@@ -68,7 +81,7 @@ def write_npy(path: Path, rows: Rows, ids: Ids) -> None:
     with path.open("wb") as stream:
         facts = {"descr": "<f4", "fortran_order": False, "shape": rows.shape}
         np.lib.format.write_array_header_1_0(stream, facts)
-        for part in chunks(rows, ids, path):
+        for part in chunks(rows, ids):
             stream.write(part.astype("<f4", copy=False).tobytes())
 
 
@@ -88,7 +101,7 @@ def write_npz(path: Path, rows: Rows, ids: Ids) -> None:
     numpy's own strings would cut zeros off the end of an id and store all of them at the length of
     the longest.
     """
-    vectors = np.concatenate(list(chunks(rows, ids, path)))
+    vectors = np.concatenate(list(chunks(rows, ids)))
     with path.open("wb") as stream:
         np.savez(stream, vectors=vectors, ids_json=np.frombuffer(dump_ids(ids), np.uint8))
 
@@ -106,7 +119,7 @@ def open_npz(path: Path) -> Iterator[_Archive]:
             yield _Archive(path, file)
     except MatryoError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+    except _ARCHIVE_FAULTS as error:
         raise FormatError(f"{path}: the archive is damaged: {error}", path=path) from error
 
 
@@ -117,6 +130,8 @@ class _Archive:
         self._path, self._file = path, file
         self.headers: dict[str, _Header] = {}
         for member in file.namelist():
+            if not member.endswith(".npy"):
+                continue
             with file.open(member) as stream:
                 self.headers[member.removesuffix(".npy")] = _read_header(stream, path)
 
@@ -173,7 +188,7 @@ def write_safetensors(path: Path, rows: Rows, ids: Ids) -> None:
     """Write the tensors `vectors` and `ids_json`, the ids as the bytes of one JSON array."""
     from safetensors.numpy import save
 
-    vectors = np.concatenate(list(chunks(rows, ids, path)))
+    vectors = np.concatenate(list(chunks(rows, ids)))
     path.write_bytes(save({"vectors": vectors, "ids_json": np.frombuffer(dump_ids(ids), np.uint8)}))
 
 
@@ -208,11 +223,11 @@ def _read_header(stream: IO[bytes], path: Path) -> _Header:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, is_fortran, dtype = read(stream)
-    except (ValueError, KeyError, EOFError) as error:
+    except _HEADER_FAULTS as error:
         raise FormatError(f"{path}: expected the header of a .npy array, got: {error}") from error
     if dtype.hasobject:
         raise FormatError(
-            f"{path}: expected numbers or strings, got pickled Python objects, which are never read",
+            f"{path}: expected plain numbers, got pickled Python objects, which are never read",
             hint="write the array again with a plain dtype, as array.astype('float32')",
             path=path,
         )

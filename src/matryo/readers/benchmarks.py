@@ -133,11 +133,11 @@ def open_dataset(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: expected a data set, got nothing: it does not exist")
-    name = path.resolve().stem
+    name = path.resolve().name
     if not path.is_dir():
         if split is not None:
             raise InputError(f"{path}: expected a folder to choose the split {split!r} in")
-        return _open_file(path, name)
+        return _open_file(path, path.stem)
     if (path / "corpus.jsonl").exists():
         return _open_retrieval(path, name, split)
     test = _find_table(path, split or "test")
@@ -220,35 +220,30 @@ def _open_retrieval(folder: Path, name: str, split: str | None) -> RetrievalData
     judged = {document: None for answers in qrels.values() for document in answers}
     _require_known(qrels_path, "documents", "corpus.jsonl", judged, documents)
 
-    empty = set(documents.left_out)
-    kept = {
-        query: {
-            document: score for document, score in qrels[query].items() if document not in empty
-        }
-        for query in queries.ids
-        if query in qrels
-    }
-    answered = [any(score > 0 for score in kept.get(query, {}).values()) for query in queries.ids]
-    if not any(answered):
+    empty = set(map(str, documents.left_out))
+    kept: Qrels = {}
+    texts, unanswered, judgments = [], [], 0
+    for query, text in zip(map(str, queries.ids), queries.texts, strict=True):
+        answers = {name: score for name, score in qrels.get(query, {}).items() if name not in empty}
+        judgments += len(answers)
+        if any(score > 0 for score in answers.values()):
+            kept[query] = answers
+            texts.append(text)
+        else:
+            unanswered.append(query)
+    if not kept:
         raise InputError(
             f"{qrels_path}: expected at least one query with a positive judgment, got none of "
             f"{len(queries)}"
         )
-    asked = [query for query, positive in zip(queries.ids, answered, strict=True) if positive]
-    texts = [text for text, positive in zip(queries.texts, answered, strict=True) if positive]
-    return RetrievalData(
-        name,
-        documents,
-        Texts(asked, texts, queries.left_out, queries.name),
-        {query: kept[query] for query in asked},
-        [query for query, positive in zip(queries.ids, answered, strict=True) if not positive],
-        sum(map(len, qrels.values())) - sum(map(len, kept.values())),
-    )
+    asked = Texts(list(kept), texts, queries.left_out, queries.name)
+    left_out = sum(map(len, qrels.values())) - judgments
+    return RetrievalData(name, documents, asked, kept, unanswered, left_out)
 
 
 def _with_text_ids(path: Path) -> Texts:
     texts = read_texts(path)
-    # judgments are text, so that the integer 7 and "7" must be one id, and a repeat if both are there
+    # judgments are text: the integer 7 and the text "7" are one id, and a repeat if both are there
     names = [str(name) for name in (*texts.ids, *texts.left_out)]
     checked_ids(path, names, len(names))
     return Texts(names[: len(texts)], texts.texts, names[len(texts) :], texts.name)

@@ -60,7 +60,7 @@ def write_fvecs(path: Path, rows: Rows, ids: Ids) -> None:
     """Write float32 rows, each after its length; the format has no place for `ids`."""
     layout = np.dtype([("dim", "<i4"), ("numbers", "<f4", (rows.shape[1],))])
     with path.open("wb") as stream:
-        for part in chunks(rows, ids, path):
+        for part in chunks(rows, ids):
             records = np.empty(len(part), layout)
             records["dim"], records["numbers"] = rows.shape[1], part
             stream.write(records.tobytes())
@@ -84,5 +84,5 @@ def write_fbin(path: Path, rows: Rows, ids: Ids) -> None:
     """Write the two counts, then float32 rows; the format has no place for `ids`."""
     with path.open("wb") as stream:
         stream.write(np.array(rows.shape, dtype="<u4").tobytes())
-        for part in chunks(rows, ids, path):
+        for part in chunks(rows, ids):
             stream.write(part.astype("<f4", copy=False).tobytes())

@@ -54,7 +54,7 @@ def write_jsonl(path: Path, rows: Rows, ids: Ids) -> None:
     """Write an object with `id` and `vector` a line; numbers keep every bit of float32."""
     start = 0
     with path.open("w", encoding="ascii") as stream:
-        for part in chunks(rows, ids, path):
+        for part in chunks(rows, ids):
             for row, numbers in enumerate(part.tolist(), start=start):
                 stream.write(json.dumps({"id": ids[row], "vector": numbers}) + "\n")
             start += len(part)

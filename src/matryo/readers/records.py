@@ -50,7 +50,8 @@ def read_records(
         for name in required:
             if name not in record:
                 raise InputError(
-                    f"{path}, line {number}: expected a field {name!r}, got {shorten(list(record))}",
+                    f"{path}, line {number}: expected a field {name!r}, got "
+                    f"{shorten(list(record), shown=20) or 'none'}",
                     hint="choose the field by its name, or rename it",
                     field=name,
                 )
@@ -62,7 +63,8 @@ def read_columns(path: Path) -> list[str]:
     require_file(path)
     if path.suffix.lower() == ".csv":
         with _csv_rows(path) as rows:
-            return next(rows, [])
+            header: list[str] = next(rows, [])
+            return header
     return next(read_lines(path))[1].split("\t")
 
 
@@ -72,17 +74,23 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         FormatError: a line is not UTF-8.
     """
+    for number, line in enumerate(_decoded(path), start=1):
+        yield number, line.rstrip("\r\n")
+
+
+def _decoded(path: Path) -> Iterator[str]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             data = line.removeprefix(_BOM) if number == 1 else line
             try:
-                yield number, data.decode("utf-8").rstrip("\r\n")
+                text = data.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise FormatError(
                     f"{path}, line {number}: expected UTF-8, got byte "
                     f"0x{data[error.start]:02x} at place {error.start}",
                     path=path,
                 ) from None
+            yield text
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
@@ -105,7 +113,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Record]]:
     with _csv_rows(path) as rows:
-        header = next(rows, [])
+        header: list[str] = next(rows, [])
         for row in rows:
             if row:
                 yield rows.line_num, _zip_fields(path, rows.line_num, header, row)
@@ -115,16 +123,15 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Record]]:
 def _csv_rows(path: Path) -> Iterator[Any]:
     # the module's limit of 131,072 characters a field is global, and long documents exceed it
     limit = csv.field_size_limit(sys.maxsize)
-    with path.open("r", encoding="utf-8-sig", newline="") as stream:
-        rows = csv.reader(stream, strict=True)
-        try:
-            yield rows
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise FormatError(
-                f"{path}, line {rows.line_num + 1}: expected CSV in UTF-8, got: {error}", path=path
-            ) from None
-        finally:
-            csv.field_size_limit(limit)
+    rows = csv.reader(_decoded(path), strict=True)
+    try:
+        yield rows
+    except csv.Error as error:
+        raise FormatError(
+            f"{path}, line {rows.line_num}: expected CSV, got: {error}", path=path
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _read_tsv(path: Path) -> Iterator[tuple[int, Record]]:

@@ -48,18 +48,19 @@ class LazyRows:
         return np.asarray(self[:], dtype=dtype)
 
 
-def as_float32(array: NDArray[Any], path: Path) -> NDArray[np.float32]:
+def as_float32(array: NDArray[Any], where: object) -> NDArray[np.float32]:
     """`array` as float32.
 
     Raises:
         VectorError: a number is beyond the range of float32.
     """
     try:
-        with np.errstate(over="raise"):
+        # a NaN may signal when it is cast; it stays a NaN and is found where vectors are checked
+        with np.errstate(over="raise", invalid="ignore"):
             return np.asarray(array, dtype=np.float32)
     except FloatingPointError:
         raise VectorError(
-            f"{path}: expected numbers between -3.4e38 and 3.4e38 (float32), got larger ones"
+            f"{where}: expected numbers between -3.4e38 and 3.4e38 (float32), got larger ones"
         ) from None
 
 
@@ -70,7 +71,7 @@ def require_floats(where: object, shape: tuple[int, ...], dtype: np.dtype[Any]) 
         VectorError: another shape or type.
     """
     require_matrix(where, shape)
-    if dtype not in (np.float16, np.float32, np.float64):
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         raise VectorError(
             f"{where}: expected float16, float32 or float64 numbers, got {dtype}",
             hint="if these are embeddings stored as integers, scale them back to floats first",
@@ -89,15 +90,16 @@ def require_matrix(where: object, shape: tuple[int, ...]) -> None:
         )
 
 
-def chunks(rows: Rows, ids: Ids, path: Path) -> Iterator[NDArray[np.float32]]:
-    """All rows in order, a part at a time, as float32 fit to be written to `path`.
+def chunks(rows: Rows, ids: Ids) -> Iterator[NDArray[np.float32]]:
+    """All rows in order, a part at a time, as float32 fit to be written.
 
     Raises:
         VectorError: numbers that are no floats, NaN, infinity, or a row of zeros.
     """
+    what = "vectors to write"
     for start in range(0, rows.shape[0], _CHUNK):
         part = rows[start : start + _CHUNK]
-        require_floats(path, part.shape, part.dtype)
-        part = np.ascontiguousarray(as_float32(part, path))
-        check_vectors(part, what=str(path), ids=ids[start : start + _CHUNK], first_row=start)
+        require_floats(what, part.shape, part.dtype)
+        part = np.ascontiguousarray(as_float32(part, what))
+        check_vectors(part, what=what, ids=ids[start : start + _CHUNK], first_row=start)
         yield part

@@ -29,13 +29,17 @@ class _Table(NamedTuple):
     """A file opened for reading some of its columns, a batch at a time."""
 
     schema: Any
-    count: int
+    row_count: int
     batches: Any
 
     def read(self, columns: Sequence[str]) -> Iterator[list[Any]]:
         """The arrays of `columns`, batch by batch."""
         for batch in self.batches(columns):
-            yield [batch.column(name) for name in columns]
+            arrays = [batch.column(name) for name in columns]
+            for array in arrays:
+                # a damaged offset would make Arrow read beyond its memory
+                array.validate(full=True)
+            yield arrays
 
 
 def read_table(
@@ -58,13 +62,15 @@ def read_table(
             dim = None if vectors is None else vectors.shape[1]
             part = _matrix(lists, dim, row, f"{path}, column {column!r}")
             if vectors is None:
-                vectors = np.empty((table.count, part.shape[1]), dtype=np.float32)
+                vectors = np.empty((table.row_count, part.shape[1]), dtype=np.float32)
             vectors[row : row + len(part)] = as_float32(part, path)
             row += len(part)
             for values in id_values:
                 ids += values.to_pylist()
-    if vectors is None:
-        raise FormatError(f"{path}: expected at least one row, got none", path=path)
+    if vectors is None or row != table.row_count:
+        raise FormatError(
+            f"{path}: expected {table.row_count or 'at least 1'} rows, got {row}", path=path
+        )
     return vectors, ids if id_column is not None else None
 
 
@@ -104,7 +110,7 @@ def write_parquet(path: Path, rows: Rows, ids: Ids) -> None:
     schema = pa.schema([("id", id_values.type), ("vector", list_type)])
     with pq.ParquetWriter(path, schema) as writer:
         start = 0
-        for part in chunks(rows, ids, path):
+        for part in chunks(rows, ids):
             lists = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1])
             names = id_values.slice(start, len(part))
             writer.write_batch(pa.RecordBatch.from_arrays([names, lists], schema=schema))
@@ -123,7 +129,7 @@ def _open(path: Path) -> Iterator[_Table]:
             yield table
     except MatryoError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         what = "Parquet" if is_parquet else "Arrow IPC"
         raise FormatError(
             f"{path}: expected a whole {what} file, got: {error}",
@@ -186,10 +192,10 @@ def _require_column(path: Path, schema: Any, name: str) -> None:
 
 
 def _is_float_list(kind: Any) -> bool:
-    import pyarrow.types as types
+    from pyarrow import types
 
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return is_list and types.is_floating(kind.value_type)
+    return bool(is_list and types.is_floating(kind.value_type))
 
 
 def _matrix(lists: Any, dim: int | None, first_row: int, where: str) -> NDArray[Any]:
@@ -222,6 +228,6 @@ def _matrix(lists: Any, dim: int | None, first_row: int, where: str) -> NDArray[
 
 def _require_pyarrow(what: str) -> None:
     try:
-        import pyarrow  # noqa: F401
+        import pyarrow as pa  # noqa: F401
     except ImportError:
         raise MissingExtraError.of(what, "pyarrow", "parquet") from None

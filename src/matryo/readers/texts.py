@@ -75,7 +75,8 @@ def split_empty(path: Path, ids: list[Any], texts: list[str]) -> Texts:
     """
     if not any(texts):
         raise InputError(
-            f"{path}: expected at least one text that is not empty, got {len(texts)} empty ones",
+            f"{path}: expected at least one text that is not empty, got "
+            + (f"{len(texts)} empty ones" if texts else "no text at all"),
             path=path,
         )
     kept = [row for row, text in enumerate(texts) if text]

@@ -172,36 +172,39 @@ def write_vectors(
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if suffix not in (*_FOLDER_SUFFIXES, *_WRITERS):
+        raise InputError(
+            f"{path}: expected {', '.join(_WRITERS)}, or no suffix or .matryo for a folder, to "
+            f"write, got {suffix}",
+            path=path,
+        )
+    require_matrix("vectors to write", vectors.shape)
     if isinstance(vectors, NestedVectors):
         if ids is not None or space or side or nesting:
             raise InputError(f"{path}: nested vectors bring their own ids, space, side and nesting")
         ids = vectors.ids
-    elif suffix in _FOLDER_SUFFIXES:
+    names = range(vectors.shape[0]) if ids is None else check_ids(ids)
+    if len(names) != vectors.shape[0]:
+        raise InputError(f"{path}: expected {vectors.shape[0]} ids, one per row, got {len(names)}")
+    if suffix in _WRITERS:
+        if space or side or nesting:
+            raise InputError(
+                f"{path}: only a folder of nested vectors keeps space, side and nesting",
+                hint=f"write to {path.with_suffix('.matryo')}, or leave them out",
+            )
+        has_ids = ids is not None
+        _write_file(path, vectors, names, has_ids=has_ids, overwrite=overwrite)
+        return
+    if not isinstance(vectors, NestedVectors):
         if space is None or side is None:
             raise InputError(
                 f"{path}: a folder of nested vectors needs their space and side, got none",
                 hint=f"give both, or choose one of {', '.join(_WRITERS)}",
             )
-    elif space or side or nesting:
-        raise InputError(
-            f"{path}: space, side and nesting can only be kept in a folder of nested vectors",
-            hint=f"write to {path.with_suffix('.matryo')}, or leave them out",
+        vectors = NestedVectors.from_array(
+            vectors[:], names, space=space, side=side, nesting=nesting
         )
-    if suffix not in (*_FOLDER_SUFFIXES, *_WRITERS):
-        raise InputError(
-            f"{path}: expected a folder ({' or '.join(repr(s) for s in _FOLDER_SUFFIXES)}) or one "
-            f"of {', '.join(_WRITERS)} to write, got {suffix}",
-            path=path,
-        )
-    require_matrix("vectors to write", vectors.shape)
-    names = range(vectors.shape[0]) if ids is None else check_ids(ids)
-    if len(names) != vectors.shape[0]:
-        raise InputError(f"expected {vectors.shape[0]} ids, one per row, got {len(names)}")
-    if suffix in _FOLDER_SUFFIXES:
-        _write_folder(path, vectors, names, space, side, nesting, overwrite=overwrite)
-    else:
-        beside = names if ids is not None and suffix in _SINGLE else None
-        _write_file(path, vectors, names, beside, overwrite=overwrite)
+    _write_folder(path, vectors, overwrite=overwrite)
 
 
 def _read_folder(path: Path) -> Vectors:
@@ -211,37 +214,21 @@ def _read_folder(path: Path) -> Vectors:
             f"{path}: expected float vectors, got {nested.precision} codes",
             hint="read the float vectors that they were made from",
         )
-    return Vectors(nested.ids, nested, nested.space, nested.side, path.resolve().stem)
+    name = path.resolve().name.removesuffix(".matryo")
+    return Vectors(nested.ids, nested, nested.space, nested.side, name)
 
 
-def _write_folder(
-    path: Path,
-    vectors: NDArray[np.floating] | Rows | NestedVectors,
-    ids: Ids,
-    space: Space | None,
-    side: Side | None,
-    nesting: Nesting | None,
-    *,
-    overwrite: bool,
-) -> None:
+def _write_folder(path: Path, vectors: NestedVectors, *, overwrite: bool) -> None:
     # overwriting removes what was there, so it must be ours
     if path.is_dir() and any(path.iterdir()) and not (path / "manifest.json").is_file():
         raise InputError(
             f"{path}: expected a folder of nested vectors to replace, got a folder of other files",
             hint="choose another name",
         )
-    if not isinstance(vectors, NestedVectors):
-        vectors = NestedVectors.from_array(
-            vectors[:],
-            ids,
-            space=space,
-            side=side,
-            nesting=nesting,
-        )
     vectors.save(path, overwrite=overwrite)
 
 
-def _write_file(path: Path, rows: Rows, ids: Ids, beside: Ids | None, *, overwrite: bool) -> None:
+def _write_file(path: Path, rows: Rows, ids: Ids, *, has_ids: bool, overwrite: bool) -> None:
     ids_file = ids_beside(path) if path.suffix.lower() in _SINGLE else None
     for file in filter(None, (path, ids_file)):
         if file.is_dir() or (file.exists() and not overwrite):
@@ -251,10 +238,10 @@ def _write_file(path: Path, rows: Rows, ids: Ids, beside: Ids | None, *, overwri
     with ExitStack() as files:
         # both are whole before the first is moved into place, so that a full disk spoils neither
         temporary = files.enter_context(replacing(path))
-        if ids_file is not None and beside is not None:
-            files.enter_context(replacing(ids_file)).write_bytes(dump_ids(beside))
+        if ids_file is not None and has_ids:
+            files.enter_context(replacing(ids_file)).write_bytes(dump_ids(ids))
         _WRITERS[path.suffix.lower()](temporary, rows, ids)
-    if ids_file is not None and beside is None:
+    if ids_file is not None and not has_ids:
         ids_file.unlink(missing_ok=True)
 
 

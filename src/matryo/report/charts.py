@@ -7,12 +7,13 @@ chart can change from light to dark, and the colors are written down once, in `r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import groupby
 from typing import Any
 
 from matryo.core import Precision
+from matryo.report.wording import count, interval, percent
 
 Row = Mapping[str, Any]
 Figure = dict[str, Any]
@@ -33,9 +34,7 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
         `data` and `layout` for `Plotly.newPlot`. Rows without `kept` have no point.
     """
     rows = [
-        row
-        for row in results["results"]
-        if row["measure"] == measure and row.get("kept") is not None
+        row for row in results["results"] if row["measure"] == measure and row["kept"] is not None
     ]
     by_size = sorted(rows, key=lambda row: row["bytes_per_vector"])
     cuts = [row for row in by_size if row["method"] == "cut"]
@@ -49,14 +48,14 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
         for method in ("rotation", "random")
         if any(row["method"] == method for row in by_size)
     ]
-    settings, verdict = results["settings"], results["verdict"]
+    floor = results["settings"]["floor"]
     sizes = sorted({row["bytes_per_vector"] for row in rows})
     layout = _layout(
         x={
             "type": "log",
             "title": {"text": "bytes per vector"},
             "tickvals": sizes,
-            "ticktext": [f"{size:,} B".replace(",", "\u202f") for size in sizes],
+            "ticktext": [f"{count(size)} B" for size in sizes],
             "autotickangles": [0, -45, -90],
             "minor": {"ticks": ""},
         },
@@ -69,24 +68,24 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
             "xref": "paper",
             "x0": 0,
             "x1": 1,
-            "y0": settings["floor"],
-            "y1": settings["floor"],
+            "y0": floor,
+            "y1": floor,
             "line": {"color": "var(--floor)", "width": 1.5, "dash": "dash"},
         }
     ]
     layout["annotations"] = [
         {
-            "text": f"floor {_percent(settings['floor'])}",
+            "text": f"floor {percent(floor)}",
             "xref": "paper",
             "x": 0,
             "xanchor": "left",
-            "y": settings["floor"],
+            "y": floor,
             "yanchor": "bottom",
             "showarrow": False,
             "font": {"color": "var(--floor)", "size": 12},
         },
         _origin_note(results["data"]["origin"]),
-        *_marks(verdict, cuts),
+        *_marks(results["verdict"], cuts),
     ]
     return {
         "data": [
@@ -106,6 +105,8 @@ def score_shift_chart(results: Mapping[str, Any]) -> Figure:
     dashes = ("solid", "dash", "dot", "dashdot")
     ends = [score for row in rows for score in (*row["full"], *row["prefix"])]
     low, high = min(ends, default=0), max(ends, default=1)
+    # from the smallest size to the largest, spread over the whole ramp
+    step = (_RAMP - 1) / max(len(dims) - 1, 1)
     curves = [
         {
             "type": "scatter",
@@ -114,7 +115,7 @@ def score_shift_chart(results: Mapping[str, Any]) -> Figure:
             "x": row["full"],
             "y": row["prefix"],
             "line": {
-                "color": f"var(--ramp-{_ramp_step(dims.index(row['dim']), len(dims))})",
+                "color": f"var(--ramp-{1 + round(step * dims.index(row['dim']))})",
                 "dash": dashes[precisions.index(row["precision"]) % len(dashes)],
                 "width": 2.25,
             },
@@ -158,7 +159,7 @@ def _line(precision: str, rows: Sequence[Row]) -> dict[str, Any]:
             "size": 9,
             # a hollow marker is one filled with the page's own color, so that the line behind it
             # does not shine through
-            "color": ["var(--card)" if row.get("trained") is False else color for row in rows],
+            "color": ["var(--card)" if row["trained"] is False else color for row in rows],
             "line": {"color": color, "width": 2},
         },
     }
@@ -184,7 +185,7 @@ def _baseline(method: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _band(precision: str, rows: Sequence[Row]) -> dict[str, Any]:
-    bounded = [row for row in rows if row.get("kept_low") is not None]
+    bounded = [row for row in rows if row["kept_low"] is not None]
     upper = [(row["bytes_per_vector"], row["kept_high"]) for row in bounded]
     lower = [(row["bytes_per_vector"], row["kept_low"]) for row in reversed(bounded)]
     return {
@@ -205,13 +206,13 @@ def _marks(verdict: Mapping[str, Any], cuts: Sequence[Row]) -> list[dict[str, An
     """Arrows with a label at the recommended size and at the knee; one label where they meet."""
     named: dict[tuple[int, str], list[str]] = {}
     for name in ("recommended", "knee"):
-        if point := verdict.get(name):
+        if point := verdict[name]:
             named.setdefault((point["dim"], point["precision"]), []).append(name)
     return [
         {
             "text": f"<b>{' and '.join(names)}</b><br>{row['dim']} {row['precision']}",
             # plotly places annotations on a logarithmic axis by the exponent
-            "x": _log10(row["bytes_per_vector"]),
+            "x": math.log10(row["bytes_per_vector"]),
             "y": row["kept"],
             "ax": -56 if "recommended" in names else 60,
             "ay": -44 if "recommended" in names else 48,
@@ -234,16 +235,13 @@ def _hover(row: Row) -> str:
     lines = [f"<b>{row['dim']} numbers, {row['precision']}</b>"]
     if row["method"] != "cut":
         lines[0] += f" ({row['method']})"
-    lines.append(f"{escape(row['measure'])} {row['value']:.3f}{_interval(row)}")
-    lines.append(f"{_percent(row['kept'])} of full width, n = {row['n']}")
+    bounds = interval(row["low"], row["high"]) if row["low"] is not None else ""
+    lines.append(f"{escape(row['measure'])} {row['value']:.3f} {bounds}")
+    lines.append(f"{percent(row['kept'])} of full width, n = {count(row['n'])}")
     lines.append(row["verdict"])
-    if row.get("trained") is False:
+    if row["trained"] is False:
         lines.append("the model was not trained at this size")
     return "<br>".join(lines)
-
-
-def _interval(row: Row) -> str:
-    return "" if row.get("low") is None else f" ({row['low']:.3f} … {row['high']:.3f})"
 
 
 def _origin_note(origin: str) -> dict[str, Any]:
@@ -286,3 +284,7 @@ def _layout(*, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         },
         "hovermode": "closest",
     }
+
+
+def _color(precision: str) -> str:
+    return f"var(--series-{_PRECISIONS.index(precision) + 1})"

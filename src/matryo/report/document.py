@@ -15,7 +15,7 @@ FORMAT = 1
 # value. A field whose name ends in "?" may be missing or null.
 _PRECISION = tuple(precision.value for precision in Precision)
 _POINT = {"dim": "count", "precision": _PRECISION}
-_METHOD = ("cut", "random", "rotation")
+METHODS = ("cut", "rotation", "random")
 _ORIGIN = ("real", "sample", "synthetic")
 _ANSWER = {"ids": ["id"], "ms": "number", "bytes": "count"}
 _SHAPE = {
@@ -29,7 +29,7 @@ _SHAPE = {
         "queries?": "count",
         "left_out?": [{"what": "text", "count": "count", "ids?": ["id"]}],
     },
-    "space?": {"model": "text", "full_dim": "count"},
+    "space?": {},
     "fingerprint?": "text",
     "trained_dims?": ["count"],
     "settings": {
@@ -51,7 +51,7 @@ _SHAPE = {
     "results": [
         {
             **_POINT,
-            "method": _METHOD,
+            "method": METHODS,
             "measure": "text",
             "value": "number",
             "low?": "number",
@@ -71,13 +71,13 @@ _SHAPE = {
         {
             **_POINT,
             "measure": "text",
-            "a": _METHOD,
-            "b": _METHOD,
+            "a": METHODS,
+            "b": METHODS,
             "difference": "number",
             "low?": "number",
             "high?": "number",
             "n": "count",
-            "verdict": (*_METHOD, "no difference shown"),
+            "verdict": (*METHODS, "no difference shown"),
         }
     ],
     "score_shift?": [
@@ -106,8 +106,8 @@ _SHAPE = {
 }
 
 
-def check_document(results: Mapping[str, Any]) -> None:
-    """Refuse what is not a results document of this format.
+def read_document(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a results document and give a copy in which every optional field is there, maybe None.
 
     Raises:
         FormatError: not a results document, a newer format, or a field that is missing or wrong;
@@ -122,38 +122,46 @@ def check_document(results: Mapping[str, Any]) -> None:
             hint="measure again with this version of matryo, or install the one that wrote it",
             field="$.format",
         )
-    _check(results, _SHAPE, "$")
-    known = [measure["name"] for measure in results["measures"]]
+    document: dict[str, Any] = _read(results, _SHAPE, "$")
+    if not document["measures"]:
+        raise _wrong("$.measures", "at least one measure", document["measures"])
+    known = [measure["name"] for measure in document["measures"]]
     for part in ("results", "comparisons"):
-        for row, values in enumerate(results.get(part) or ()):
+        for row, values in enumerate(document[part] or ()):
             if values["measure"] not in known:
                 expected = f"a name listed in $.measures ({', '.join(known)})"
                 raise _wrong(f"$.{part}[{row}].measure", expected, values["measure"])
+    return document
 
 
-def _check(value: Any, shape: Any, where: str) -> None:
+def _read(value: Any, shape: Any, where: str) -> Any:
     match shape:
         case dict():
-            if not isinstance(value, Mapping):
-                raise _wrong(where, "an object", value)
+            fields = dict(_require(value, Mapping, "an object", where))
             for field, inner in shape.items():
                 name = field.removesuffix("?")
-                if value.get(name) is not None:
-                    _check(value[name], inner, f"{where}.{name}")
+                if fields.get(name) is not None:
+                    fields[name] = _read(fields[name], inner, f"{where}.{name}")
                 elif name == field:
-                    raise _wrong(f"{where}.{name}", "a value", value.get(name))
-        case [inner]:
-            if not isinstance(value, list):
-                raise _wrong(where, "a list", value)
-            for row, item in enumerate(value):
-                _check(item, inner, f"{where}[{row}]")
+                    raise _wrong(f"{where}.{name}", "a value", fields.get(name))
+                else:
+                    fields[name] = None
+            return fields
+        case [inner] if isinstance(shape, list):
+            items = _require(value, list, "a list", where)
+            return [_read(item, inner, f"{where}[{row}]") for row, item in enumerate(items)]
         case ("each", inner):
-            if not isinstance(value, Mapping):
-                raise _wrong(where, "an object", value)
-            for name, item in value.items():
-                _check(item, inner, f"{where}[{name!r}]")
+            items = _require(value, Mapping, "an object", where)
+            return {name: _read(item, inner, f"{where}[{name!r}]") for name, item in items.items()}
         case _:
             _check_plain(value, shape, where)
+            return value
+
+
+def _require(value: Any, kind: type, name: str, where: str) -> Any:
+    if not isinstance(value, kind):
+        raise _wrong(where, name, value)
+    return value
 
 
 def _check_plain(value: Any, shape: str | tuple[str, ...], where: str) -> None:

@@ -4,7 +4,19 @@ Hides how a document is cut, scaled and coded before it is scored, how one pass 
 every size, and how rounding and ties are settled.
 """
 
+from matryo.search.funnel import Answer, FunnelSearch
 from matryo.search.scan import Rows, TopK, View, scan
 from matryo.search.scores import Level, check_level, pair_scores, stored_form
 
-__all__ = ["Level", "Rows", "TopK", "View", "check_level", "pair_scores", "scan", "stored_form"]
+__all__ = [
+    "Answer",
+    "FunnelSearch",
+    "Level",
+    "Rows",
+    "TopK",
+    "View",
+    "check_level",
+    "pair_scores",
+    "scan",
+    "stored_form",
+]

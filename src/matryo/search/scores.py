@@ -94,8 +94,9 @@ def pair_scores(
     else:
         right = stored_form(documents, level, metric=metric, scales=scales).astype(np.float64)
     if metric == "l2":
-        return -np.square(left - right).sum(axis=1).astype(np.float32)
-    scores = (left * right).sum(axis=1)
+        distances: NDArray[np.float32] = np.square(left - right).sum(axis=1).astype(np.float32)
+        return -distances
+    scores: NDArray[np.float64] = (left * right).sum(axis=1)
     if metric == "cosine":
         scores /= np.sqrt(np.square(left).sum(axis=1))
         if level.precision is Precision.FLOAT32:

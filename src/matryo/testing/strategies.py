@@ -33,8 +33,11 @@ def vectors(
         dtype: Floating point type.
     """
     widths = st.just(dim) if isinstance(dim, int) else dim
-    bits = np.finfo(dtype).bits
-    sizes = st.floats(float(dtype(largest * 1e-6)), float(dtype(largest)), width=bits)
+    sizes = st.floats(
+        float(dtype(largest * 1e-6)),
+        float(dtype(largest)),
+        width=np.finfo(dtype).bits,  # type: ignore[arg-type]  # 16, 32 or 64
+    )
     numbers = st.builds(lambda size, negative: -size if negative else size, sizes, st.booleans())
     shapes = st.tuples(st.integers(min_rows, max_rows), widths)
     return shapes.flatmap(lambda shape: hnp.arrays(dtype, shape, elements=numbers))
@@ -75,7 +78,7 @@ def ids(n_rows: int) -> st.SearchStrategy[list[str] | list[int]]:
     """`n_rows` ids without repeats: unicode of every kind, long texts, or integers of any size."""
     texts = st.one_of(
         st.text(max_size=20),
-        st.text(st.characters(categories=["L", "S", "Z", "C"], exclude_categories=["Cs"])),
+        st.text(st.characters(categories=["L", "S", "Z", "Cc", "Cf", "Co", "Cn"])),
         st.integers(0, 2**64).map(lambda number: f"{number:x}" * 300),
     )
     return st.one_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class TransformCheck:
         return self.name
 
 
-def transform_checks(*, dim: int = 16) -> Iterator[TransformCheck]:
+def transform_checks(*, dim: int = 16) -> list[TransformCheck]:
     """The rules of `matryo.core.Transform`, for instance as the parameters of a pytest test.
 
         @pytest.mark.parametrize("check", transform_checks(), ids=str)
@@ -60,8 +60,7 @@ def transform_checks(*, dim: int = 16) -> Iterator[TransformCheck]:
         ("refuses_another_width", _refuses_another_width),
         ("outlasts_saving_and_loading", _outlasts_saving_and_loading),
     ]
-    for name, run in rules:
-        yield TransformCheck(name, dim, run)
+    return [TransformCheck(name, dim, run) for name, run in rules]
 
 
 def _is_a_transform(factory: TransformFactory, sample: NDArray[np.float32]) -> None:  # noqa: ARG001

@@ -207,6 +207,7 @@ class Quantize(Estimator):
             self.scales_ = fit_scales(rows, min_rows=self.min_rows)
         else:
             check_vectors(rows, allow_zero=True)
+            self.__dict__.pop("scales_", None)  # of an earlier fit, when precision was int8
         self.n_features_in_ = rows.shape[1]
         return self
 
@@ -232,7 +233,7 @@ class Quantize(Estimator):
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """The scales of int8, or nothing."""
-        return {"scales": self.scales_} if self.requires_fit and self.is_fitted else {}
+        return {"scales": self.scales_} if hasattr(self, "scales_") else {}
 
     def set_tensors(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Take back what `to_tensors` gave."""

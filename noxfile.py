@@ -1,0 +1,93 @@
+"""The menu: `nox -s lint`, `nox -s tests`, … each in an environment of its own.
+
+In an environment that holds `.[dev]` already, `nox --no-venv --no-install -s lint` runs a session
+right there. What CI runs (`.ci/run`) is made of the same sessions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "venv"
+
+PROJECT = nox.project.load_toml("pyproject.toml")["project"]
+DEV = ("-c", "constraints.txt", "-e", ".[dev]")
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+# What every benchmark writes; CONTRIBUTING.md says what stands in each.
+BENCHMARK_KEYS = {"benchmark", "quick", "machine", "settings", "results"}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format, style, imports between the parts, and types."""
+    session.install(*DEV)
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+    session.run("lint-imports", "--no-logo")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests that take seconds; further arguments go to pytest."""
+    session.install(*DEV)
+    session.run("pytest", "-m", "not slow", *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that take longer; further arguments go to pytest."""
+    session.install(*DEV)
+    session.run("pytest", "-m", "slow", *session.posargs, env=OFFLINE)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the README's first command where there is neither torch nor a network."""
+    session.install(".[demo]")
+    session.run("python", "-c", "import importlib.util as i; assert i.find_spec('torch') is None")
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        session.run("matryo", "demo", env=OFFLINE)
+        for name in ("results.json", "report.html"):
+            file = Path(name)
+            if not file.is_file() or not file.stat().st_size:
+                session.error(f"matryo demo left no {name}")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run every benchmark in its quick form and check the shape of what it writes."""
+    session.install(*DEV)
+    for script in sorted(Path("benchmarks").glob("[!_]*.py")):
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder, "figures.json")
+            session.run("python", str(script), "--quick", "--json", str(target), env=OFFLINE)
+            missing = BENCHMARK_KEYS - json.loads(target.read_text("utf-8")).keys()
+        if missing:
+            session.error(f"{script}: its JSON lacks {', '.join(sorted(missing))}")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site; a broken link fails."""
+    session.install(*PROJECT["optional-dependencies"]["docs"])
+    session.run("zensical", "build", "--strict", "--clean")
+
+
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest versions that `pyproject.toml` allows, and no extras."""
+    oldest = [requirement.replace(">=", "==") for requirement in PROJECT["dependencies"]]
+    tools = [
+        requirement
+        for requirement in PROJECT["optional-dependencies"]["dev"]
+        if re.match(r"pytest|hypothesis", requirement)
+    ]
+    session.install(*oldest, *tools, "-e", ".")
+    session.run("pytest", "-m", "not slow", *session.posargs, env=OFFLINE)

@@ -1,0 +1,62 @@
+"""All verbs together, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from matryo.cli import demo, encode, formats, measure, models, report
+from matryo.core import MatryoError
+
+app = typer.Typer(
+    name="matryo",
+    help="Measure, choose and run Matryoshka (nested, truncatable) embeddings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (demo, measure, encode, report, formats, models):
+    app.command(verb.__name__.rpartition(".")[2])(verb.run)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(version("matryo"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    del version, debug  # --version is handled by its callback, --debug by main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        result = app(arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("interrupted", err=True)
+        return 130
+    except (MatryoError, OSError) as error:
+        if "--debug" in arguments:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        return 1
+    return result if isinstance(result, int) else 0

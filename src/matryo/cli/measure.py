@@ -1,0 +1,130 @@
+"""`matryo measure`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from matryo.cli.terminal import print_json, print_results, progress_bar, write_json
+
+
+def run(
+    data: Annotated[
+        Path, typer.Argument(help="A benchmark folder, or a file of vectors or texts.")
+    ],
+    queries: Annotated[
+        Path | None, typer.Option(help="File of queries; else some are drawn from the corpus.")
+    ] = None,
+    qrels: Annotated[Path | None, typer.Option(help="File of relevance judgments.")] = None,
+    model: Annotated[str, typer.Option(help="Encoder for texts; see `matryo models`.")] = "default",
+    base_url: Annotated[
+        str | None, typer.Option(help="Address of an OpenAI-compatible API.")
+    ] = None,
+    dims: Annotated[
+        str | None, typer.Option(help="Sizes, as 64,128,256; default powers of two and full width.")
+    ] = None,
+    precisions: Annotated[
+        str, typer.Option(help="Among float32, float16, int8, binary.")
+    ] = "float32,int8,binary",
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours that count.")] = 10,
+    relevance: Annotated[
+        str, typer.Option(help="Ranking measures, where there are judgments.")
+    ] = "nDCG@10,R@10,RR@10",
+    floor: Annotated[float, typer.Option(help="Share of the full-width value to keep.")] = 0.98,
+    confidence: Annotated[
+        float, typer.Option(help="Of all verdicts of a measure together.")
+    ] = 0.95,
+    metric: Annotated[str | None, typer.Option(help="cosine, dot or l2.")] = None,
+    pre_step: Annotated[
+        str | None, typer.Option(help="Step before the cut for vectors from files: layer_norm.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="A full-width score to carry to every size.")
+    ] = None,
+    n_queries: Annotated[
+        int, typer.Option(min=1, help="Queries to draw where none are given.")
+    ] = 1000,
+    baselines: Annotated[bool, typer.Option(help="Measure random dims and a rotation too.")] = True,
+    synthetic: Annotated[bool, typer.Option(help="Declare these data as made up.")] = False,
+    strict: Annotated[
+        bool, typer.Option(help="Refuse sizes the model was not trained at.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Split of a benchmark folder.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the texts or vectors.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
+    array: Annotated[str | None, typer.Option(help="Array of a file that holds several.")] = None,
+    query_array: Annotated[str | None, typer.Option(help="The same for the queries.")] = None,
+    cache: Annotated[bool, typer.Option(help="Keep encodings for the next run.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report as HTML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    require: Annotated[
+        str | None,
+        typer.Option(help="Exit with 3 unless this row keeps the floor, as 128@int8; for CI."),
+    ] = None,
+) -> int:
+    """Measure every size and precision, with intervals and a verdict."""
+    from matryo.encoders import EncodingCache
+    from matryo.jobs import measure
+
+    options: dict[str, Any] = {"base_url": base_url} if base_url else {}
+    store = EncodingCache() if cache else None
+    try:
+        with progress_bar(quiet=as_json) as progress:
+            results = measure(
+                data,
+                queries=queries,
+                qrels=qrels,
+                model=model,
+                model_options=options,
+                dims=dims,
+                precisions=precisions,
+                k=k,
+                relevance=relevance.split(","),
+                floor=floor,
+                confidence=confidence,
+                metric=metric,  # type: ignore[arg-type]  # checked where it is used
+                pre_step=pre_step,
+                threshold=threshold,
+                n_queries=n_queries,
+                baselines=baselines,
+                synthetic=synthetic,
+                strict=strict,
+                split=split,
+                column=column,
+                id_column=id_column,
+                array=array,
+                query_array=query_array,
+                cache=store,
+                seed=seed,
+                progress=progress,
+            )
+    finally:
+        if store is not None:
+            store.close()
+    if out:
+        write_json(out, results)
+    if report:
+        from matryo.report import write_report
+
+        write_report(results, report)
+    if as_json:
+        print_json(results)
+    else:
+        print_results(results)
+    return 0 if require is None else _required(results, require)
+
+
+def _required(results: dict[str, Any], require: str) -> int:
+    primary = next(m["name"] for m in results["measures"] if m["primary"])
+    dim, _, precision = require.partition("@")
+    for row in results["results"]:
+        if (str(row["dim"]), row["precision"]) == (dim, precision or "float32") and (
+            row["measure"],
+            row["method"],
+        ) == (primary, "cut"):
+            return 0 if row["verdict"] in ("keeps", "reference") else 3
+    raise typer.BadParameter(f"{require} was not measured", param_hint="--require")

@@ -1,0 +1,115 @@
+"""What a user points at, recognized and read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryo.core import InputError
+from matryo.readers import (
+    LabelledData,
+    LabelledVectors,
+    PairsData,
+    RetrievalData,
+    Texts,
+    Vectors,
+    open_dataset,
+    read_texts,
+    read_vectors,
+)
+
+Source = RetrievalData | PairsData | LabelledData | LabelledVectors | Texts | Vectors
+
+_VECTOR_SUFFIXES = {
+    ".npy", ".npz", ".safetensors", ".arrow", ".feather", ".fvecs", ".bvecs", ".fbin", ".u8bin",
+    ".hdf5", ".h5",
+}  # fmt: skip
+_LABELLED_ARRAYS = {"train", "train_labels", "test", "test_labels"}
+
+
+def open_source(
+    data: str | Path | NDArray[np.floating] | Source,
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    array: str | None = None,
+) -> Source:
+    """Read what `data` names: a benchmark folder, a file of vectors, or a file of texts.
+
+    Args:
+        data: A path, vectors in memory, or anything already read.
+        column: Column of the texts (or of the vectors, in a Parquet or Arrow file); naming one of a
+            CSV, TSV, JSONL or Parquet file makes it a file of texts.
+        id_column: Column of the ids.
+        array: Name of the array in a file that holds several.
+
+    Raises:
+        InputError: there is nothing at this path.
+        FormatError: the file is damaged or of no known format.
+    """
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, np.ndarray):
+        return Vectors(list(range(len(data))), data, None, None, "vectors")
+    path = Path(data)
+    if not path.exists():
+        raise InputError(f"there is nothing at {path}", path=path)
+    suffix = path.suffix.lower()
+    if (path / "manifest.json").is_file():
+        return read_vectors(path)
+    if path.is_dir() or (suffix == ".npz" and array is None and _has_labels(path)):
+        return open_dataset(path)
+    if suffix in _VECTOR_SUFFIXES or (
+        suffix in {".parquet", ".jsonl"} and _is_vectors(path, column)
+    ):
+        return read_vectors(path, name=array, id_column=id_column, vector_column=column)
+    return read_texts(path, column=column, id_column=id_column)
+
+
+def open_queries(
+    queries: str | Path | NDArray[np.floating] | Vectors,
+    *,
+    column: str | None = None,
+    array: str | None = None,
+) -> Texts | Vectors:
+    """Read queries, which are texts or vectors."""
+    source = open_source(queries, column=column, array=array)
+    if not isinstance(source, (Texts, Vectors)):
+        raise InputError(
+            f"queries must be a file of texts or of vectors, got {type(source).__name__}"
+        )
+    return source
+
+
+def _has_labels(path: Path) -> bool:
+    with np.load(path, allow_pickle=False) as arrays:
+        return set(arrays.files) >= _LABELLED_ARRAYS
+
+
+def _is_vectors(path: Path, column: str | None) -> bool:
+    """Whether a file that may hold either holds vectors."""
+    if path.suffix.lower() == ".parquet":
+        return column is None or _column_is_list(path, column)
+    with path.open(encoding="utf-8") as lines:
+        first = next((line for line in lines if line.strip()), "{}")
+    try:
+        record = json.loads(first)
+    except ValueError:
+        return False  # the reader of texts names the line
+    return (
+        isinstance(record, dict) and column is None and bool({"vector", "embedding"} & set(record))
+    )
+
+
+def _column_is_list(path: Path, column: str) -> bool:
+    from matryo.core import MissingExtraError
+
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtraError.of("reading Parquet", "pyarrow", "parquet") from None
+    schema = pq.read_schema(path)
+    return column in schema.names and "list" in str(schema.field(column).type)

@@ -1,0 +1,83 @@
+"use strict";
+(() => {
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const dark = matchMedia("screen and (prefers-color-scheme: dark)");
+  const paper = matchMedia("print");
+  const bodies = document.querySelectorAll("tbody[data-measure]");
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    modeBarButtons: [["toImage", "resetScale2d"]],
+    toImageButtonOptions: { format: "svg", filename: "matryo" },
+  };
+  let measure = 0;
+
+  // A chart names the page's CSS variables; this puts in what they are in the scheme of the moment.
+  function themed(value, style) {
+    if (Array.isArray(value)) return value.map((item) => themed(item, style));
+    if (value !== null && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, themed(v, style)]));
+    }
+    const name = typeof value === "string" && value.match(/^var\((--[\w-]+)\)(?: \/ ([\d.]+))?$/);
+    if (!name) return value;
+    const color = style.getPropertyValue(name[1]).trim();
+    if (!name[2]) return color;
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+    return `rgba(${red}, ${green}, ${blue}, ${name[2]})`;
+  }
+
+  function draw() {
+    const style = getComputedStyle(document.documentElement);
+    const shown = { quality: charts.quality[measure], shift: charts.shift && charts.shift[0] };
+    for (const [id, figure] of Object.entries(shown)) {
+      if (!figure) continue;
+      const { data, layout } = themed(figure, style);
+      layout.font.family = getComputedStyle(document.body).fontFamily;
+      // on a touch screen a drag has to scroll the page
+      layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
+      const box = document.getElementById(id);
+      if (paper.matches) layout.width = box.clientWidth;
+      Plotly.react(box, data, layout, config);
+    }
+  }
+
+  function show() {
+    for (const body of bodies) body.hidden = Number(body.dataset.measure) !== measure;
+    draw();
+  }
+
+  function sort(button) {
+    const heading = button.closest("th");
+    const descending = heading.getAttribute("aria-sort") === "ascending";
+    for (const other of heading.parentNode.children) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const sign = descending ? -1 : 1;
+    const key = (row) => {
+      const cell = row.cells[heading.cellIndex];
+      return "sort" in cell.dataset ? cell.dataset.sort : cell.textContent.trim();
+    };
+    const compare = (a, b) => {
+      const [left, right] = [key(a), key(b)];
+      // a row without a figure comes last either way
+      if (left === "" || right === "") return (left === "") - (right === "");
+      const difference = Number(left) - Number(right);
+      return sign * (Number.isNaN(difference) ? left.localeCompare(right) : difference);
+    };
+    for (const body of heading.closest("table").tBodies) {
+      const rows = [...body.rows].filter((row) => !row.classList.contains("group"));
+      body.append(...rows.sort(compare));
+    }
+  }
+
+  const choice = document.querySelector("fieldset.switch");
+  choice.hidden = charts.quality.length < 2;
+  choice.addEventListener("change", (event) => {
+    measure = Number(event.target.value);
+    show();
+  });
+  for (const button of document.querySelectorAll("table.sortable thead button")) {
+    button.addEventListener("click", () => sort(button));
+  }
+  for (const media of [dark, paper]) media.addEventListener("change", draw);
+  show();
+})();
