@@ -333,6 +333,7 @@ def _judge_all(
                     reference=(method, level) == reference,
                 )
             )
+    curves.records.sort(key=lambda r: (r.method != "cut", r.method, r.dim, -r.bytes_per_vector))
     pairs: tuple[tuple[Method, Method], ...] = (("cut", "random"), ("rotation", "cut"))
     for a, b in pairs:
         shared = [level for method, level in values if method == a and (b, level) in values]

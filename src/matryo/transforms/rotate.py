@@ -24,7 +24,7 @@ class Rotation(Estimator):
     rounding, so that at full width every score stays what it was.
 
     Queries and documents must be rotated by the same rotation. Vectors that were trained as nested
-    seldom gain from it: measure both.
+    have an order of their own, which this one replaces: measure both.
 
     Attributes:
         rotation_: `(dim, dim)` float64 orthogonal matrix; the largest component of every column is
