@@ -36,6 +36,12 @@ def test_halving_starts_at_the_smallest_that_is_asked_for():
     assert Nesting.halving(100, smallest=30).dims == (30, 60, 100)
 
 
+@pytest.mark.parametrize("smallest", [0, -2])
+def test_halving_from_below_1_is_refused(smallest):
+    with pytest.raises(DimError, match=f"at least 1, got {smallest}"):
+        Nesting.halving(64, smallest=smallest)
+
+
 @pytest.mark.parametrize(
     ("dims", "message"),
     [

@@ -13,7 +13,7 @@ TRAINED = (64, 128, 256, 512, 768)
 PRECISIONS = ("float32", "int8", "binary")
 MEASURES = {
     # value at full width, how fast it falls, half an interval, queries
-    "nDCG@10": ("relevance", "how well the first ten answers are ordered", 0.393, 0.5, 0.016, 225),
+    "nDCG@10": ("relevance", "how well the first ten answers are ordered", 0.393, 0.3, 0.008, 225),
     "neighbor_recall@10": (
         "fidelity",
         "share of the full-width top 10 that is found",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core.errors import FormatError
+from matryo.core.errors import FormatError, InputError
 from matryo.core.files import replacing_folder
 from matryo.core.nesting import Nesting
 from matryo.core.precision import Precision
@@ -38,6 +38,12 @@ KIND = "nested-vectors"
 
 def save(vectors: NestedVectors, path: str | Path, *, overwrite: bool) -> None:
     """Write `vectors` as a folder; see the module for its files."""
+    target = Path(path)
+    if target.is_dir() and any(target.iterdir()) and not is_folder(target):
+        raise InputError(
+            f"{path}: expected a folder of nested vectors to replace, got a folder of other files",
+            hint="choose another name",
+        )
     with replacing_folder(path, overwrite=overwrite) as folder:
         (folder / "ids.json").write_text(json.dumps(list(vectors.ids)), "ascii")
         for name, block in zip(_block_names(vectors.nesting), vectors.blocks, strict=True):
@@ -92,7 +98,12 @@ def open_folder(path: str | Path) -> NestedVectors:
     ids = json.loads(_checked(folder, "ids.json", files).read_text("ascii"))
     nesting = Nesting(tuple(manifest["dims"]))
     precision = Precision.parse(manifest["precision"])
-    blocks = [_LazyBlock(folder, name, files) for name in _block_names(nesting)]
+    blocks = [
+        _LazyBlock(
+            folder, name, files, (manifest["count"], precision.columns(b - a)), precision.dtype
+        )
+        for name, (a, b) in zip(_block_names(nesting), nesting.blocks, strict=True)
+    ]
     small = {
         name: np.load(_checked(folder, f"{name}.npy", files), allow_pickle=False)
         for name in ("norms", "scales")
@@ -113,17 +124,27 @@ def open_folder(path: str | Path) -> NestedVectors:
 class _LazyBlock:
     """A memory-mapped array whose checksum is compared before the first number is handed out."""
 
-    def __init__(self, folder: Path, name: str, files: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        files: Mapping[str, Any],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+    ) -> None:
+        # the manifest gives shape and type: not even the header is parsed before it is checked
         self._folder, self._name, self._files = folder, name, files
-        # the header alone gives the shape; mapping reads no numbers
-        header = _map(folder / name)
-        self.shape, self.dtype, self.ndim = header.shape, header.dtype, header.ndim
+        self.shape, self.dtype, self.ndim = shape, dtype, 2
         self._array: NDArray[Any] | None = None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001
         if self._array is None:
-            self._array = _map(_checked(self._folder, self._name, self._files))
-        return np.asarray(self._array, dtype=dtype, copy=copy)
+            file = _checked(self._folder, self._name, self._files)
+            self._array = _map(file, self.shape, self.dtype)
+        # np.asarray has learned to copy in numpy 2 only
+        make = np.array if copy else np.asarray
+        array: NDArray[Any] = make(self._array, dtype=dtype)
+        return array
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -144,7 +165,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text("utf-8"))
         kind, number, found = manifest["kind"], manifest["format"], manifest.pop("digest")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FormatError(
             f"{folder}: expected a folder of nested vectors, got one without manifest.json",
             path=folder,
@@ -185,11 +206,17 @@ def _checked(folder: Path, name: str, files: Mapping[str, Any]) -> Path:
     return file
 
 
-def _map(file: Path) -> NDArray[Any]:
+def _map(file: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise FormatError(f"{file}: expected a .npy array, got: {error}", path=file) from error
+    if (array.shape, array.dtype) != (shape, dtype):
+        raise FormatError(
+            f"{file}: expected {dtype} numbers of shape {shape}, as the manifest says, "
+            f"got {array.dtype} of {array.shape}",
+            path=file,
+        )
     return array
 
 

@@ -63,6 +63,7 @@ def replacing_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
         yield temporary
         for file in temporary.iterdir():
             sync(file)
+        sync(temporary)  # the names of the files, too, before the folder takes its place
         temporary.chmod(0o777 & ~_umask())
         old = temporary.with_suffix(".old")
         if target.exists():

@@ -17,7 +17,7 @@ def check_dim(dim: object, full_dim: int) -> int:
     try:
         number = int(dim)  # type: ignore[call-overload]
         whole = number == dim and not isinstance(dim, (bool, str))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole or not 1 <= number <= full_dim:
         raise DimError(
@@ -92,6 +92,8 @@ class Nesting:
     @classmethod
     def halving(cls, full_dim: int, *, smallest: int = 16) -> Nesting:
         """Powers of two from `smallest` up, then `full_dim`: the sizes shown by default."""
+        if smallest < 1:
+            raise DimError(f"smallest must be at least 1, got {smallest}")
         dims = [full_dim]
         power = smallest
         while power < full_dim:

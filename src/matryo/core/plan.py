@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from matryo.core.errors import FormatError, InputError
+from matryo.core.errors import FormatError, InputError, UnknownNameError
 from matryo.core.files import write_atomically
 from matryo.core.precision import Precision
 from matryo.core.space import Space
@@ -173,6 +173,8 @@ class Promise:
     query_floor: float | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in ("mean", "share", "expected"):
+            raise InputError(f"kind must be mean, share or expected, got {self.kind!r}")
         if not 0 <= self.floor <= 1:
             raise InputError(f"floor must be between 0 and 1, got {self.floor}", floor=self.floor)
         if (self.kind == "expected") != (self.confidence is None):
@@ -181,6 +183,8 @@ class Promise:
             raise InputError(f"confidence must be between 0 and 1, got {self.confidence}")
         if (self.kind == "share") != (self.query_floor is not None):
             raise InputError("a promise of kind 'share', and no other, has a query_floor")
+        if self.query_floor is not None and not 0 <= self.query_floor <= 1:
+            raise InputError(f"query_floor must be between 0 and 1, got {self.query_floor}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +252,7 @@ class Plan:
                 promise=Promise(**values["promise"]) if values["promise"] else None,
                 evidence=values["evidence"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, InputError, UnknownNameError) as error:
             raise FormatError(f"expected the fields of a plan, got a mismatch: {error}") from error
 
     def save(self, path: str | Path) -> None:
@@ -266,7 +270,7 @@ class Plan:
         try:
             values = json.loads(Path(path).read_text("utf-8"))
             found = values.pop("digest")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FormatError(
                 f"{path}: expected a plan as JSON, got {error!r}", path=path
             ) from error
@@ -276,7 +280,10 @@ class Plan:
                 hint="make it again, or restore the file",
                 path=path,
             )
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}", path=path) from error
 
 
 def _digest(body: Mapping[str, Any]) -> str:

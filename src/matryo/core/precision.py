@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
+
+import numpy as np
 
 from matryo.core.errors import UnknownNameError
 
@@ -41,6 +44,15 @@ class Precision(StrEnum):
     def bits(self) -> int:
         """Bits per dimension."""
         return {"float32": 32, "float16": 16, "int8": 8, "binary": 1}[self.value]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What numpy keeps its codes in."""
+        return np.dtype("uint8" if self is Precision.BINARY else self.value)
+
+    def columns(self, dim: int) -> int:
+        """Numbers of `dtype` that the codes of `dim` numbers take."""
+        return -(-dim // 8) if self is Precision.BINARY else dim
 
     def bytes_per_vector(self, dim: int) -> int:
         """Bytes that one vector of `dim` numbers takes, without ids and without any index."""

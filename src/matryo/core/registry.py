@@ -76,6 +76,10 @@ class Registry:
     @staticmethod
     def _missing(entry: Entry) -> str | None:
         for module, package in entry.requires.items():
-            if importlib.util.find_spec(module) is None:
+            try:
+                found = importlib.util.find_spec(module) is not None
+            except ModuleNotFoundError:  # the parent of a dotted name is missing
+                found = False
+            if not found:
                 return package
         return None

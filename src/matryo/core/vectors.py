@@ -65,10 +65,15 @@ class NestedVectors:
                 f"{precision} codes belong to one dim, got dims {nesting}",
                 hint="store each dim's codes on their own, or store float32 and quantize later",
             )
+        if (precision is Precision.INT8) != (scales is not None):
+            raise InputError(f"int8 codes, and no others, have scales; got {precision}")
         shapes = [block.shape for block in self.blocks]
-        expected = [(len(self.ids), self._columns(b - a)) for a, b in nesting.blocks]
+        expected = [(len(self.ids), precision.columns(b - a)) for a, b in nesting.blocks]
         if shapes != expected:
             raise InputError(f"expected blocks of shapes {expected}, got {shapes}")
+        for block in self.blocks:
+            if block.dtype != precision.dtype:
+                raise InputError(f"expected blocks of {precision.dtype} numbers, got {block.dtype}")
 
     @classmethod
     def from_array(
@@ -103,8 +108,10 @@ class NestedVectors:
             raise DimError(f"dims must end at the width of these vectors, {dim}, got {nesting}")
         if precision not in (Precision.FLOAT32, Precision.FLOAT16):
             raise InputError(f"expected float32 or float16 here, got {precision}")
-        dtype = np.dtype(precision.value)
-        blocks = [np.ascontiguousarray(vectors[:, a:b], dtype=dtype) for a, b in nesting.blocks]
+        with np.errstate(over="ignore"):  # what overflows, or vanishes, is refused below
+            stored = vectors.astype(precision.dtype, copy=False)
+        check_vectors(stored, what=f"{side} vectors as {precision}", ids=ids)
+        blocks = [np.ascontiguousarray(stored[:, a:b]) for a, b in nesting.blocks]
         return cls(
             ids,
             blocks,
@@ -112,7 +119,7 @@ class NestedVectors:
             space=space,
             side=side,
             precision=precision,
-            norms=prefix_norms(vectors, nesting),
+            norms=prefix_norms(stored, nesting),
         )
 
     @property
@@ -135,7 +142,7 @@ class NestedVectors:
             DimError: `dim` is not between 1 and the stored width.
             InputError: the vectors are codes.
         """
-        check_dim(dim, self.nesting.full_dim)
+        dim = check_dim(dim, self.nesting.full_dim)
         self._require_floats()
         parts = [
             block[:, : dim - start]
@@ -157,9 +164,6 @@ class NestedVectors:
                 "prefixes",
                 hint="read the float vectors they were made from",
             )
-
-    def _columns(self, width: int) -> int:
-        return -(-width // 8) if self.precision is Precision.BINARY else width
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the folder described in `matryo.core.fileformat`.
@@ -189,7 +193,10 @@ def check_ids(ids: Sequence[str] | Sequence[int]) -> list[str] | list[int]:
     Raises:
         InputError: one is neither a string nor an integer, or some repeat.
     """
-    values: list[Any] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    if isinstance(ids, str):
+        raise InputError(f"expected one id per row, got one text, {ids[:60]!r}")
+    # numpy's integers and texts, as a list made of an array holds them, become plain ones
+    values: list[Any] = [v.item() if isinstance(v, np.generic) else v for v in ids]
     for row, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise InputError(f"ids must be strings or integers, got {value!r} in row {row}")

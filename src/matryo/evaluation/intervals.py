@@ -30,6 +30,7 @@ from matryo.core import InputError
 _STAKES = np.array([0.9995 / 2**i for i in range(13)])
 _LOG_WEIGHTS = np.log(np.array([0.25, *[0.75 / 12] * 12]))
 _STEPS = 60
+_HOPELESS = 256  # times as many queries as there are
 
 
 class Interval(NamedTuple):
@@ -142,7 +143,8 @@ def queries_needed(
     The same test as in the intervals, on the data repeated as often as it takes.
 
     Returns:
-        A number above `len(part)`, or None if the data point to neither side.
+        A number above `len(part)`; None if the figure lies so close to the floor that no number of
+        queries anyone could gather would tell.
     """
     enough = -math.log((1 - check_confidence(confidence)) / family / 2)
     if (whole == 1).all():
@@ -151,8 +153,6 @@ def queries_needed(
         above, below = part / floor - whole, floor * whole - part
     exponents = [_log_products(gains) for gains in (above, below)]
     best = max(exponents, key=lambda sums: float(sums.max()))
-    if best.max() <= 1e-9:
-        return None
 
     def decided(times: float) -> bool:
         return bool(logsumexp(times * best + _LOG_WEIGHTS) >= enough)
@@ -160,6 +160,8 @@ def queries_needed(
     times = 2.0
     while not decided(times):
         times *= 2
+        if times > _HOPELESS:
+            return None
     times = _border(lambda t: not decided(t), 1.0, times)
     return max(len(part) + 1, math.ceil(times * len(part)))
 

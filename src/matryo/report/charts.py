@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from matryo.core import Precision
-from matryo.report.wording import count, interval, percent
+from matryo.report.wording import count, interval, level, percent
 
 Row = Mapping[str, Any]
 Figure = dict[str, Any]
@@ -31,12 +31,14 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
         measure: Name of the measure to show.
 
     Returns:
-        `data` and `layout` for `Plotly.newPlot`. Rows without `kept` have no point.
+        `data` and `layout` for plotly, and under `narrow` what changes in the layout where the
+        chart is narrow. Rows without `kept` have no point.
     """
     rows = [
         row for row in results["results"] if row["measure"] == measure and row["kept"] is not None
     ]
-    by_size = sorted(rows, key=lambda row: row["bytes_per_vector"])
+    # the widest first: a legend shows the marker of a line's first point, and that one is filled
+    by_size = sorted(rows, key=lambda row: -row["bytes_per_vector"])
     cuts = [row for row in by_size if row["method"] == "cut"]
     lines = [
         (precision, [row for row in cuts if row["precision"] == precision])
@@ -53,13 +55,17 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
     layout = _layout(
         x={
             "type": "log",
-            "title": {"text": "bytes per vector"},
+            "title": {"text": "bytes per vector", "standoff": 8},
             "tickvals": sizes,
             "ticktext": [f"{count(size)} B" for size in sizes],
-            "autotickangles": [0, -45, -90],
-            "minor": {"ticks": ""},
+            "autotickangles": [0, -45],
+            "range": _log_range(sizes),
         },
-        y={"title": {"text": f"share of full-width {escape(measure)}"}, "tickformat": ".0%"},
+        y={
+            "title": {"text": f"{escape(measure)}, share kept", "standoff": 12},
+            "tickformat": ".0%",
+            "range": _share_range(rows, floor),
+        },
     )
     layout["shapes"] = [
         {
@@ -75,7 +81,7 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
     ]
     layout["annotations"] = [
         {
-            "text": f"floor {percent(floor)}",
+            "text": f"floor {level(floor)}",
             "xref": "paper",
             "x": 0,
             "xanchor": "left",
@@ -94,6 +100,7 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
             *(_line(precision, line) for precision, line in lines),
         ],
         "layout": layout,
+        "narrow": {"xaxis.ticktext": _spaced_labels(sizes)},
     }
 
 
@@ -136,10 +143,12 @@ def score_shift_chart(results: Mapping[str, Any]) -> Figure:
         "hoverinfo": "skip",
     }
     layout = _layout(
-        x={"title": {"text": "score at full width"}}, y={"title": {"text": "score of the prefix"}}
+        x={"title": {"text": "score at full width", "standoff": 8}},
+        y={"title": {"text": "score of the prefix", "standoff": 12}},
     )
     layout["annotations"] = [_origin_note(results["data"]["origin"])]
-    return {"data": [unchanged, *curves], "layout": layout}
+    layout["legend"]["title"] = {"text": "numbers"}
+    return {"data": [*curves, unchanged], "layout": layout, "narrow": {}}
 
 
 def _line(precision: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -170,7 +179,8 @@ def _baseline(method: str, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": f"{method} ({rows[0]['precision']})",
+        "name": method,
+        "legendrank": 2000,  # after the lines, though drawn under them
         "x": [row["bytes_per_vector"] for row in rows],
         "y": [row["kept"] for row in rows],
         "text": [_hover(row) for row in rows],
@@ -214,8 +224,8 @@ def _marks(verdict: Mapping[str, Any], cuts: Sequence[Row]) -> list[dict[str, An
             # plotly places annotations on a logarithmic axis by the exponent
             "x": math.log10(row["bytes_per_vector"]),
             "y": row["kept"],
-            "ax": -56 if "recommended" in names else 60,
-            "ay": -44 if "recommended" in names else 48,
+            "ax": -18 if "recommended" in names else 18,
+            "ay": -46 if "recommended" in names else 56,
             "standoff": 7,
             "arrowhead": 0,
             "arrowwidth": 1.25,
@@ -229,6 +239,33 @@ def _marks(verdict: Mapping[str, Any], cuts: Sequence[Row]) -> list[dict[str, An
         for row in cuts
         if (names := named.get((row["dim"], row["precision"])))
     ]
+
+
+def _log_range(sizes: Sequence[int]) -> list[float]:
+    low, high = math.log10(min(sizes, default=1)), math.log10(max(sizes, default=10))
+    margin = 0.05 * (high - low) or 0.5
+    return [low - margin, high + margin]
+
+
+def _share_range(rows: Sequence[Row], floor: float) -> list[float]:
+    # left to itself plotly widens the axis for the arrows' labels and flattens the lines
+    shares = [floor, 1.0, *(row["kept"] for row in rows)]
+    shares += [
+        row[end] for row in rows for end in ("kept_low", "kept_high") if row[end] is not None
+    ]
+    margin = 0.06 * (max(shares) - min(shares)) or 0.02
+    return [min(shares) - margin, max(shares) + margin]
+
+
+def _spaced_labels(sizes: Sequence[int]) -> list[str]:
+    """Labels of the ticks without those that would touch a neighbor; the widest has one."""
+    low, high = _log_range(sizes)
+    labels, previous = [], math.inf
+    for size in reversed(sizes):
+        apart = previous - math.log10(size) >= (high - low) / 11
+        labels.append(f"{count(size)} B" if apart else "")
+        previous = math.log10(size) if apart else previous
+    return labels[::-1]
 
 
 def _hover(row: Row) -> str:
@@ -265,6 +302,7 @@ def _layout(*, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "tickcolor": "var(--line)",
         "zeroline": False,
         "automargin": True,
+        "tickfont": {"size": 12},
         "ticks": "outside",
         "ticklen": 4,
     }
@@ -272,10 +310,16 @@ def _layout(*, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "paper_bgcolor": "var(--card)",
         "plot_bgcolor": "var(--card)",
         "font": {"color": "var(--ink)", "size": 13},
-        "margin": {"l": 8, "r": 16, "t": 8, "b": 8},
+        "margin": {"l": 8, "r": 16, "t": 36, "b": 8},
         "xaxis": {**axis, "showgrid": False, **x},
         "yaxis": {**axis, **y},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 12},
+        },
         "hoverlabel": {
             "bgcolor": "var(--card)",
             "bordercolor": "var(--ink)",

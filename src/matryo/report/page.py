@@ -12,6 +12,7 @@ from matryo.report.charts import quality_chart, score_shift_chart
 from matryo.report.document import METHODS, read_document
 
 _FOLDER = Path(__file__).parent
+_FILTERS = ("count", "percent", "level", "signed", "size_bytes", "duration_ms")
 
 
 def write_report(results: Mapping[str, Any], path: str | Path, *, overwrite: bool = True) -> None:
@@ -47,9 +48,7 @@ def _render(document: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters.update(
-        {name: getattr(wording, name) for name in ("count", "percent", "signed", "duration_ms")}
-    )
+    environment.filters.update({name: getattr(wording, name) for name in _FILTERS})
     # the first measure is the one shown before anybody chooses
     measures = sorted(document["measures"], key=lambda measure: not measure["primary"])
     charts = {"quality": [quality_chart(document, measure["name"]) for measure in measures]}

@@ -3,13 +3,9 @@
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const dark = matchMedia("screen and (prefers-color-scheme: dark)");
   const paper = matchMedia("print");
+  const narrow = matchMedia("(max-width: 640px)");
   const bodies = document.querySelectorAll("tbody[data-measure]");
-  const config = {
-    responsive: true,
-    displaylogo: false,
-    modeBarButtons: [["toImage", "resetScale2d"]],
-    toImageButtonOptions: { format: "svg", filename: "matryo" },
-  };
+  const config = { responsive: true, displayModeBar: false };
   let measure = 0;
 
   // A chart names the page's CSS variables; this puts in what they are in the scheme of the moment.
@@ -31,7 +27,11 @@
     const shown = { quality: charts.quality[measure], shift: charts.shift && charts.shift[0] };
     for (const [id, figure] of Object.entries(shown)) {
       if (!figure) continue;
-      const { data, layout } = themed(figure, style);
+      const { data, layout, narrow: changes } = themed(figure, style);
+      for (const [path, value] of Object.entries(narrow.matches ? changes : {})) {
+        const [part, name] = path.split(".");
+        layout[part][name] = value;
+      }
       layout.font.family = getComputedStyle(document.body).fontFamily;
       // on a touch screen a drag has to scroll the page
       layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
@@ -78,6 +78,15 @@
   for (const button of document.querySelectorAll("table.sortable thead button")) {
     button.addEventListener("click", () => sort(button));
   }
-  for (const media of [dark, paper]) media.addEventListener("change", draw);
+  for (const button of document.querySelectorAll("button.save")) {
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      const id = button.dataset.chart;
+      const box = document.getElementById(id);
+      const { clientWidth: width, clientHeight: height } = box;
+      Plotly.downloadImage(box, { format: "svg", filename: `matryo-${id}`, width, height });
+    });
+  }
+  for (const media of [dark, paper, narrow]) media.addEventListener("change", draw);
   show();
 })();

@@ -11,8 +11,13 @@ def count(number: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share to a tenth of a percent, without an empty decimal: `98 %`, `98.4 %`."""
-    return f"{100 * share:.1f}".removesuffix(".0") + f"{_THIN}%"
+    """A measured share, to a tenth of a percent: `98.4 %`."""
+    return f"{100 * share:.1f}{_THIN}%"
+
+
+def level(share: float) -> str:
+    """A share that somebody set, as short as it is: `98 %`, `99.5 %`."""
+    return f"{100 * share:.4g}{_THIN}%"
 
 
 def interval(low: float, high: float) -> str:
@@ -34,6 +39,16 @@ def times_smaller(size: int, widest: int) -> str:
     """How many times `size` goes into `widest`: `24×`, `1.5×`."""
     ratio = widest / size
     return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}".removesuffix(".0") + "×"
+
+
+def size_bytes(number: int) -> str:
+    """A number of bytes in the unit of 1000 that suits it: `640 B`, `396.7 kB`, `4.3 MB`."""
+    size, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f}{_THIN}B" if unit == "B" else f"{size:.1f}{_THIN}{unit}"
 
 
 def duration_ms(ms: float) -> str:
