@@ -83,10 +83,12 @@ def relevance(
     """
     import ir_measures
 
-    run = {
-        query: dict(zip([document_ids[row] for row in rows], map(float, scores), strict=True))
-        for query, rows, scores in zip(query_ids, found.rows, found.scores, strict=True)
-    }
+    # Not every evaluator behind ir-measures orders equal scores alike (that of RR@k puts the smaller
+    # id first): they are given places, which leave nothing to order.
+    run = {}
+    for query, rows, scores in zip(query_ids, found.rows, found.scores, strict=True):
+        ranked = sorted((s, document_ids[row]) for s, row in zip(scores, rows, strict=True))
+        run[query] = {name: float(place) for place, (_, name) in enumerate(ranked)}
     place = {query: i for i, query in enumerate(query_ids)}
     values = {name: np.zeros(len(query_ids)) for name in names}
     measures = dict(zip(parse_relevance(names), names, strict=True))

@@ -316,7 +316,8 @@ def _layout(*, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "legend": {
             "orientation": "h",
             "x": 0,
-            "y": 1.02,
+            "y": 0,
+            "yref": "container",
             "yanchor": "bottom",
             "font": {"size": 12},
         },

@@ -22,12 +22,6 @@ from matryo.transforms._estimator import Estimator
 from matryo.transforms._rows import slices
 
 _LARGEST_CODE = 127
-_DTYPES: dict[Precision, type[np.number]] = {
-    Precision.FLOAT32: np.float32,
-    Precision.FLOAT16: np.float16,
-    Precision.INT8: np.int8,
-    Precision.BINARY: np.uint8,
-}
 
 
 def fit_scales(vectors: NDArray[np.floating], *, min_rows: int = 32) -> NDArray[np.float32]:
@@ -126,12 +120,10 @@ def decode(
         DimError: codes or scales do not have the width of `dim`.
     """
     precision = Precision.parse(precision)
-    expected = _DTYPES[precision]
+    expected = precision.dtype
     if codes.dtype != expected:
-        raise InputError(
-            f"expected {precision} codes as {expected.__name__} numbers, got {codes.dtype}"
-        )
-    columns = -(-dim // 8) if precision is Precision.BINARY else dim
+        raise InputError(f"expected {precision} codes as {expected} numbers, got {codes.dtype}")
+    columns = precision.columns(dim)
     if codes.ndim != 2 or codes.shape[1] != columns:
         raise DimError(
             f"expected {precision} codes of {dim} numbers in shape (rows, {columns}), "
@@ -164,7 +156,7 @@ def _check_scales(scales: NDArray[np.float32] | None, dim: int) -> NDArray[np.fl
 
 
 def _cast(vectors: NDArray[np.floating], precision: Precision) -> NDArray[np.floating]:
-    dtype = _DTYPES[precision]
+    dtype = precision.dtype
     with np.errstate(over="ignore"):
         codes = vectors.astype(dtype, copy=False)
     beyond = np.flatnonzero(~np.isfinite(codes).all(axis=1))
