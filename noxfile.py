@@ -20,7 +20,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 DEV = ("-c", "constraints.txt", "-e", ".[dev]")
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 # What every benchmark writes; CONTRIBUTING.md says what stands in each.
-BENCHMARK_KEYS = {"benchmark", "quick", "machine", "settings", "results"}
+BENCHMARK_KEYS = {"benchmark", "commit", "machine", "data", "results"}
 
 
 @nox.session

@@ -12,7 +12,7 @@ from matryo.cli.terminal import print_json, print_results, progress_bar, write_j
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path(),
-    floor: Annotated[float, typer.Option(help="Share of the full-width value to keep.")] = 0.9,
+    floor: Annotated[float, typer.Option(help="Share of the full-width value to keep.")] = 0.95,
     with_text: Annotated[
         bool, typer.Option("--with-text", help="Put the three queries' texts into the report.")
     ] = False,

@@ -74,33 +74,10 @@ def print_results(results: Mapping[str, Any]) -> None:
         f"{settings['confidence']:.0%} confidence over all rows of a measure",
         highlight=False,
     )
-    for measure in results["measures"]:
-        table = Table(title=f"{measure['name']}: {measure['about']}", title_justify="left")
-        for name in (
-            "dim",
-            "precision",
-            "bytes",
-            "value",
-            "interval",
-            "kept",
-            "interval",
-            "verdict",
-        ):
-            table.add_column(name, justify="left" if name in ("precision", "verdict") else "right")
-        for row in results["results"]:
-            if row["measure"] == measure["name"] and row["method"] == "cut":
-                table.add_row(*_cells(row))
-        baseline = [
-            row
-            for row in results["results"]
-            if row["measure"] == measure["name"] and row["method"] != "cut"
-        ]
-        if baseline:
-            table.add_section()
-        for row in baseline:
-            cells = _cells(row)
-            table.add_row(cells[0], row["method"], *cells[2:], style="dim")
-        console.print(table)
+    for measure in sorted(results["measures"], key=lambda item: not item["primary"]):
+        console.print(_table(results, measure))
+    if any(row["trained"] is False for row in results["results"]):
+        console.print("\n* the model was not trained at this size", style="dim")
     if results["threshold"]:
         table = Table(title=f"a full-width score of {results['threshold']['full']:g} becomes")
         for name in ("dim", "precision", "score", "pairs that change sides"):
@@ -112,20 +89,49 @@ def print_results(results: Mapping[str, Any]) -> None:
         console.print(table)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    kept, verdict = row["kept"], row["verdict"]
-    mark = "*" if row["trained"] is False else ""
-    text = verdict
-    if verdict == "cannot tell" and row["needed"]:
-        text = f"cannot tell, about {row['needed']:,} queries needed"
-    color = _COLORS.get(verdict)
+def _table(results: Mapping[str, Any], measure: Mapping[str, Any]) -> Any:
+    """The rows of one measure, narrow enough for 80 columns; baselines below."""
+    from rich import box
+    from rich.table import Table
+
+    rows = [row for row in results["results"] if row["measure"] == measure["name"]]
+    # fidelity is a share of the full width already
+    with_share = any(row["kept"] not in (None, row["value"]) for row in rows)
+    columns = ["dim", "precision", "bytes", "value", "interval"]
+    columns += ["kept", "interval", "verdict"] if with_share else ["verdict"]
+    title = f"\n{measure['name']}: {measure['about']}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    for name in columns:
+        left = name in ("precision", "verdict")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "verdict")
+    cut = [row for row in rows if row["method"] == "cut"]
+    for row in cut:
+        table.add_row(*_cells(row, with_share=with_share), end_section=row is cut[-1])
+    for row in rows:
+        if row["method"] != "cut":
+            cells = _cells(row, with_share=with_share)
+            table.add_row(cells[0], row["method"], *cells[2:], style="dim")
+    return table
+
+
+def _cells(row: Mapping[str, Any], *, with_share: bool) -> list[str]:
+    text = row["verdict"]
+    if row["verdict"] == "cannot tell" and row["needed"]:
+        text = f"cannot tell (about {row['needed']:,} queries)"
+    color = _COLORS.get(row["verdict"])
+    share = []
+    if with_share:
+        known = row["kept"] is not None
+        share = [
+            f"{row['kept']:.3f}" if known else "",
+            f"{row['kept_low']:.3f}–{row['kept_high']:.3f}" if known else "",
+        ]
     return [
-        f"{row['dim']}{mark}",
+        f"{row['dim']}{'*' if row['trained'] is False else ''}",
         row["precision"],
         f"{row['bytes_per_vector']:,}",
         f"{row['value']:.4f}",
-        f"{row['low']:.4f} … {row['high']:.4f}",
-        "" if kept is None else f"{kept:.3f}",
-        "" if row["kept_low"] is None else f"{row['kept_low']:.3f} … {row['kept_high']:.3f}",
+        f"{row['low']:.3f}–{row['high']:.3f}",
+        *share,
         f"[{color}]{text}[/{color}]" if color else text,
     ]

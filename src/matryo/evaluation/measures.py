@@ -83,8 +83,8 @@ def relevance(
     """
     import ir_measures
 
-    # Not every evaluator behind ir-measures orders equal scores alike (that of RR@k puts the smaller
-    # id first): they are given places, which leave nothing to order.
+    # The evaluators behind ir-measures differ on equal scores (the one for RR@k puts the smaller id
+    # first), so they are given places, which leave nothing to order.
     run = {}
     for query, rows, scores in zip(query_ids, found.rows, found.scores, strict=True):
         ranked = sorted((s, document_ids[row]) for s, row in zip(scores, rows, strict=True))

@@ -43,7 +43,7 @@ def demo_data() -> RetrievalData:
     )
 
 
-def demo(*, floor: float = 0.9, progress: Progress | None = None) -> dict[str, Any]:
+def demo(*, floor: float = 0.95, progress: Progress | None = None) -> dict[str, Any]:
     """Encode, measure and search the demo data with the default encoder.
 
     Args:

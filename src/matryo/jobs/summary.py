@@ -65,7 +65,7 @@ def _headline(
     if about["origin"] == "sample":
         good = _cheapest([r for r in rows if r.kept is not None and r.kept >= settings["floor"]])
         figure = (
-            f"{name_level(good)} keeps {good.kept:.1%} of full-width {primary} on these rows"
+            f"{name_level(good)} keep {good.kept:.1%} of full-width {primary} on these rows"
             if good and good.kept is not None
             else f"no smaller size keeps {floor} of full-width {primary} on these rows"
         )
@@ -75,7 +75,7 @@ def _headline(
         whole = max(full.bytes_per_vector, *(4 * r.dim for r in rows))
         ratio = whole / best.bytes_per_vector
         return (
-            f"{name_level(best)} keeps at least {floor} of full-width {primary}"
+            f"{name_level(best)} keep at least {floor} of full-width {primary}"
             f"{f', in {ratio:.0f} times fewer bytes' if ratio > 1.5 else ''}."
         )
     open_rows = [r for r in rows if r.verdict == "cannot tell"]
@@ -99,7 +99,7 @@ def _sentences(
         best_bad = max(bad, key=lambda r: r.kept or 0)
         sentences.append(
             f"Below the floor: {len(bad)} of {len(rows)} rows; the best of them is "
-            f"{name_level(best_bad)}, which keeps {best_bad.kept:.1%}."
+            f"{name_level(best_bad)}, which keep {best_bad.kept:.1%}."
         )
     if unsure:
         named = ", ".join(
@@ -109,15 +109,8 @@ def _sentences(
         more = f" and {len(unsure) - 4} more" if len(unsure) > 4 else ""
         sentences.append(f"Cannot tell yet: {named}{more}.")
     compared = [row for row in curves.comparisons if row["measure"] == primary]
-    cut = [row for row in compared if row["a"] == "cut"]
-    if cut:
-        better = [row["dim"] for row in cut if row["verdict"] == "cut"]
-        sentences.append(
-            f"The first numbers beat random ones at {_dims(better)}: the dimensions are ordered."
-            if better
-            else "At no size are the first numbers shown to beat random ones: nothing here says "
-            "that this model is nested."
-        )
+    if any(row["a"] == "cut" for row in compared):
+        sentences.append(_nested(curves, primary))
     turned = [row for row in compared if row["a"] == "rotation"]
     if turned:
         better = [row["dim"] for row in turned if row["verdict"] == "rotation"]
@@ -133,6 +126,29 @@ def _sentences(
     if about["origin"] == "synthetic":
         sentences.append("These data are synthetic: figures on real data may differ.")
     return sentences
+
+
+def _nested(curves: Curves, primary: str) -> str:
+    """Whether the first numbers are worth more than any others, on the leading measure or another."""
+    better: dict[str, list[int]] = {}
+    for row in curves.comparisons:
+        if row["a"] == row["verdict"] == "cut":
+            better.setdefault(row["measure"], []).append(row["dim"])
+    if primary in better:
+        return (
+            f"The first numbers beat random ones at {_dims(better[primary])}: the dimensions are "
+            "ordered."
+        )
+    if better:
+        measure, dims = max(better.items(), key=lambda item: len(item[1]))
+        return (
+            f"The first numbers are not shown to beat random ones on {primary}, but they do on "
+            f"{measure} at {_dims(dims)}."
+        )
+    return (
+        "At no size are the first numbers shown to beat random ones: nothing here says that this "
+        "model is nested."
+    )
 
 
 def name_level(record: Record) -> str:

@@ -310,7 +310,7 @@ def _layout(*, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "paper_bgcolor": "var(--card)",
         "plot_bgcolor": "var(--card)",
         "font": {"color": "var(--ink)", "size": 13},
-        "margin": {"l": 8, "r": 16, "t": 36, "b": 8},
+        "margin": {"l": 8, "r": 16, "t": 44, "b": 8},
         "xaxis": {**axis, "showgrid": False, **x},
         "yaxis": {**axis, **y},
         "legend": {

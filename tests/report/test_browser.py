@@ -1,0 +1,192 @@
+"""The page in a real browser, from a file, without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+pytest.importorskip("jinja2")
+pytest.importorskip("plotly")
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+DRAWN = """
+return ['quality', 'shift'].every(
+  (id) => document.querySelector(`#${id} .main-svg .scatterlayer path.js-line`))
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    chromedriver = shutil.which("chromedriver")
+    try:
+        from selenium import webdriver
+    except ImportError:
+        webdriver = None
+    if not (chromium and chromedriver and webdriver):
+        reason = "needs selenium, chromium and chromedriver"
+        if os.environ.get("MATRYO_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=chromedriver)
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, report):
+    """The report, freshly opened on a wide light screen, with its charts drawn."""
+    show(browser, width=1400, scheme="light")
+    browser.get("about:blank")
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get(report.as_uri())
+    wait(browser, DRAWN)
+    return browser
+
+
+def wait(browser, condition):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 20).until(lambda b: b.execute_script(condition))
+
+
+def show(browser, *, width=None, scheme=None, media=""):
+    if width:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    if scheme:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        emulated = {"media": media, "features": features}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", emulated)
+
+
+def background(browser):
+    return browser.execute_script(
+        "return getComputedStyle(document.querySelector('#quality .main-svg')).backgroundColor"
+    )
+
+
+def column(browser, number):
+    return browser.execute_script(
+        "return [...document.querySelectorAll('.sizes tbody:not([hidden]) tr:not(.group)')]"
+        ".map((row) => row.cells[arguments[0]].dataset.sort)",
+        number,
+    )
+
+
+def click(browser, selector):
+    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+
+def test_the_charts_are_drawn_without_an_error_or_a_request(page):
+    requests = [
+        message["params"]["request"]["url"]
+        for entry in page.get_log("performance")
+        for message in [json.loads(entry["message"])["message"]]
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+
+    assert page.get_log("browser") == []
+    assert any(url.startswith("file:") for url in requests)
+    assert [u for u in requests if not u.startswith(("file:", "data:", "blob:", "about:"))] == []
+
+
+@pytest.mark.parametrize("width", [360, 760, 1400, 1600])
+def test_the_page_never_scrolls_sideways(page, width):
+    show(page, width=width)
+    wait(page, f"return innerWidth === {width}")
+
+    wait(page, "return document.querySelector('#quality').clientWidth < innerWidth")
+    chart_fits = (
+        "const box = document.querySelector('#quality');"
+        "const drawn = box.querySelector('.main-svg').getBoundingClientRect().width;"
+        "return Math.abs(drawn - box.clientWidth) <= 1"
+    )
+    assert wait(page, chart_fits)
+    wider = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.execute_script(wider) <= 0
+
+
+def test_charts_follow_the_scheme_and_paper_is_always_light(page):
+    light = background(page)
+
+    show(page, scheme="dark")
+    wait(page, DRAWN)
+    dark = background(page)
+    show(page, scheme="dark", media="print")
+    paper = background(page)
+    show(page, scheme="light")
+
+    assert light == paper == "rgb(255, 255, 255)"
+    assert dark == "rgb(26, 29, 34)"
+    assert page.get_log("browser") == []
+
+
+def test_choosing_a_measure_redraws_the_chart_and_the_table(page):
+    title = "return document.querySelector('#quality .ytitle').textContent"
+    line = "return document.querySelector('#quality .scatterlayer path.js-line').getAttribute('d')"
+    before = page.execute_script(line)
+
+    click(page, ".switch input[value='1']")
+
+    wait(page, f"{title}.startsWith('neighbor_recall@10')")
+    assert page.execute_script(line) != before
+    shown = "return [...document.querySelectorAll('.sizes tbody')].map((body) => body.hidden)"
+    assert page.execute_script(shown) == [True, False, True]
+    assert page.get_log("browser") == []
+
+
+def test_clicking_a_heading_sorts_by_it_and_again_the_other_way(page):
+    heading = ".sizes thead th:nth-child(6)"
+    state = f"return document.querySelector('{heading}').getAttribute('aria-sort')"
+
+    click(page, f"{heading} button")
+    rising, first = [int(size) for size in column(page, 5)], page.execute_script(state)
+    click(page, f"{heading} button")
+    falling, second = [int(size) for size in column(page, 5)], page.execute_script(state)
+
+    assert len(rising) == 30
+    assert rising == sorted(rising)
+    assert falling == sorted(falling, reverse=True)
+    assert (first, second) == ("ascending", "descending")
+
+
+def test_hovering_a_marker_shows_its_figures(page):
+    page.execute_script(
+        "const box = document.querySelector('#quality');"
+        "const at = box.data.findIndex((trace) => trace.name === 'int8');"
+        "Plotly.Fx.hover(box, [{curveNumber: at, pointNumber: 0}])"
+    )
+
+    text = wait(
+        page, "return document.querySelector('#quality .hoverlayer .hovertext')?.textContent"
+    )
+    assert "768 numbers, int8" in text
+    assert "n = 225" in text
+
+
+def test_saving_a_chart_asks_for_nothing_from_outside(page):
+    click(page, "button.save")
+    wait(page, DRAWN)
+
+    assert page.get_log("browser") == []
