@@ -7,11 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import settings
-
-# a busy machine is no failure
-settings.register_profile("matryo", deadline=None)
-settings.load_profile("matryo")
 
 
 @pytest.fixture

@@ -8,9 +8,6 @@ import shutil
 
 import pytest
 
-pytest.importorskip("jinja2")
-pytest.importorskip("plotly")
-
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 FLAGS = (
@@ -25,6 +22,11 @@ FLAGS = (
 DRAWN = """
 return ['quality', 'shift'].every(
   (id) => document.querySelector(`#${id} .main-svg .scatterlayer path.js-line`))
+"""
+CHART_FITS = """
+const box = document.querySelector('#quality')
+const drawn = box.querySelector('.main-svg').getBoundingClientRect().width
+return Math.abs(drawn - box.clientWidth) <= 1
 """
 
 
@@ -65,9 +67,13 @@ def page(browser, report):
 
 
 def wait(browser, condition):
+    return wait_until(browser, lambda: browser.execute_script(condition))
+
+
+def wait_until(browser, holds):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(browser, 20).until(lambda b: b.execute_script(condition))
+    return WebDriverWait(browser, 20).until(lambda _: holds())
 
 
 def show(browser, *, width=None, scheme=None, media=""):
@@ -117,28 +123,21 @@ def test_the_page_never_scrolls_sideways(page, width):
     wait(page, f"return innerWidth === {width}")
 
     wait(page, "return document.querySelector('#quality').clientWidth < innerWidth")
-    chart_fits = (
-        "const box = document.querySelector('#quality');"
-        "const drawn = box.querySelector('.main-svg').getBoundingClientRect().width;"
-        "return Math.abs(drawn - box.clientWidth) <= 1"
-    )
-    assert wait(page, chart_fits)
+    wait(page, CHART_FITS)
     wider = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.execute_script(wider) <= 0
 
 
 def test_charts_follow_the_scheme_and_paper_is_always_light(page):
-    light = background(page)
+    light, dark = "rgb(255, 255, 255)", "rgb(26, 29, 34)"
+    assert background(page) == light
 
     show(page, scheme="dark")
-    wait(page, DRAWN)
-    dark = background(page)
+    wait_until(page, lambda: background(page) == dark)
     show(page, scheme="dark", media="print")
-    paper = background(page)
+    wait_until(page, lambda: background(page) == light)
     show(page, scheme="light")
 
-    assert light == paper == "rgb(255, 255, 255)"
-    assert dark == "rgb(26, 29, 34)"
     assert page.get_log("browser") == []
 
 
@@ -185,8 +184,20 @@ def test_hovering_a_marker_shows_its_figures(page):
     assert "n = 225" in text
 
 
-def test_saving_a_chart_asks_for_nothing_from_outside(page):
-    click(page, "button.save")
-    wait(page, DRAWN)
+def test_a_chart_is_saved_as_a_file(page, tmp_path):
+    allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
 
+    click(page, "button.save[data-chart='shift']")
+
+    saved = tmp_path / "matryo-shift.svg"
+    wait_until(page, saved.exists)
+    assert "score at full width" in saved.read_text("utf-8")
+    assert page.get_log("browser") == []
+
+
+def test_after_printing_the_charts_fill_the_page_again(page):
+    page.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
+
+    wait(page, CHART_FITS)
     assert page.get_log("browser") == []

@@ -8,9 +8,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-pytest.importorskip("jinja2")
-plotly = pytest.importorskip("plotly.offline")
-
 from matryo.core import FormatError, InputError
 from matryo.report import write_report
 
@@ -34,9 +31,11 @@ class Elements(HTMLParser):
 def written(tmp_path):
     """Write a document and return the page without the chart library."""
 
+    from plotly.offline import get_plotlyjs
+
     def write(results):
         write_report(results, tmp_path / "report.html")
-        return (tmp_path / "report.html").read_text("utf-8").replace(plotly.get_plotlyjs(), "")
+        return (tmp_path / "report.html").read_text("utf-8").replace(get_plotlyjs(), "")
 
     return write
 
@@ -77,7 +76,7 @@ def test_the_origin_stands_on_the_page_and_in_every_chart(results, written, orig
 
 
 def test_hostile_names_stay_text(results, written):
-    plain_tags = [tag for tag, _ in Elements(written(results)).tags]
+    plain = [tag for tag, _ in Elements(written(results)).tags]
     results["data"]["name"] = HOSTILE
     results["data"]["left_out"][0] = {"what": HOSTILE, "count": 1, "ids": [HOSTILE]}
     results["verdict"]["headline"] = HOSTILE
@@ -96,10 +95,8 @@ def test_hostile_names_stay_text(results, written):
     found = Elements(page)
     assert HOSTILE not in page
     assert not any("onerror" in attributes for _, attributes in found.tags)
-    extra = len(results["how"]) - 3 + len(results["seconds"]) - 2
-    assert {tag for tag, _ in found.tags} == set(plain_tags)
-    assert len([tag for tag, _ in found.tags if tag == "script"]) == plain_tags.count("script")
-    assert extra < 0
+    assert {tag for tag, _ in found.tags} == set(plain)
+    assert [tag for tag, _ in found.tags].count("script") == plain.count("script")
     assert HOSTILE in " ".join(found.words)
 
 
@@ -143,14 +140,14 @@ def test_a_document_without_figures_still_makes_a_page(results, written):
 
 def test_texts_are_shown_only_where_the_document_has_them(results, written):
     without = written(results)
-    results["funnel"]["queries"][0]["text"] = "drag of a slender body"
-    results["funnel"]["documents"] = {"184": "a study of drag"}
+    results["funnel"]["queries"][0]["text"] = "lift of a slender body"
+    results["funnel"]["documents"] = {"90": "a study of lift"}
 
     page = written(results)
 
-    assert "drag" not in without
-    assert "drag of a slender body" in page
-    assert page.count("a study of drag") == 2  # once in the full answer, once in the funnel's
+    assert "lift" not in without
+    assert "lift of a slender body" in page
+    assert page.count("a study of lift") == 1
 
 
 def test_all_sizes_of_all_measures_are_in_the_table(results, written):

@@ -38,6 +38,8 @@ def run(
     from matryo.encoders import EncodingCache
     from matryo.jobs import encode
 
+    if base_url and not model.startswith("openai:"):
+        raise typer.BadParameter("only openai: models have an address", param_hint="--base-url")
     options: dict[str, Any] = {"base_url": base_url} if base_url else {}
     store = EncodingCache() if cache else None
     try:

@@ -100,7 +100,7 @@ def _table(results: Mapping[str, Any], measure: Mapping[str, Any]) -> Any:
     columns = ["dim", "precision", "bytes", "value", "interval"]
     columns += ["kept", "interval", "verdict"] if with_share else ["verdict"]
     title = f"\n{measure['name']}: {measure['about']}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         left = name in ("precision", "verdict")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "verdict")
@@ -117,7 +117,7 @@ def _table(results: Mapping[str, Any], measure: Mapping[str, Any]) -> Any:
 def _cells(row: Mapping[str, Any], *, with_share: bool) -> list[str]:
     text = row["verdict"]
     if row["verdict"] == "cannot tell" and row["needed"]:
-        text = f"cannot tell (about {row['needed']:,} queries)"
+        text = f"cannot tell, needs about {row['needed']:,} queries"
     color = _COLORS.get(row["verdict"])
     share = []
     if with_share:

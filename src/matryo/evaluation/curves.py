@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import InputError, Metric, Nesting, Precision, TooFewError
+from matryo.core import (
+    InputError,
+    Metric,
+    Nesting,
+    Precision,
+    TooFewError,
+    check_vectors,
+    name_rows,
+)
 from matryo.evaluation import measures
 from matryo.evaluation.intervals import spearman_shares
 from matryo.evaluation.records import Method, Record, Rules, compare, give_verdict, judge
@@ -102,10 +110,10 @@ def measure_search(
     """
     full_dim = corpus.shape[1]
     levels, baseline = grid.levels(full_dim), grid.baseline_levels(full_dim)
-    rules.check_enough(len(queries), len(levels) - 1)
+    rules.check_enough(len(queries), max(1, len(levels) - 1))
     rng = np.random.default_rng(grid.seed)
     kept_out = np.concatenate(exclude) if exclude else np.empty(0, np.int64)
-    sample = _sample(corpus, rng, kept_out)
+    sample = _sample(corpus, grid, rng, kept_out, ids)
     views = {"cut": View(levels, scales=fit_steps(sample, levels, grid.metric))}
     how = [
         f"Exact search by {grid.metric} over all {corpus.shape[0]:,} documents at every size, "
@@ -179,6 +187,11 @@ def measure_pairs(
     n, full_dim = first.shape
     if n < 2 * _MIN_FIT_ROWS:
         raise TooFewError(f"at least {2 * _MIN_FIT_ROWS} pairs are needed, got {n}", needed=64)
+    if np.ptp(truth) == 0:
+        raise InputError(
+            f"expected judgments that differ, got {truth[0]:g} for all {n} pairs: they have no "
+            "correlation with anything"
+        )
     levels, baseline = grid.levels(full_dim), grid.baseline_levels(full_dim)
     rng = np.random.default_rng(grid.seed)
     scales = fit_steps(second, levels, grid.metric)
@@ -262,13 +275,13 @@ def measure_labels(
     full_dim = train.shape[1]
     names, numbers = np.unique(np.asarray(labels), return_inverse=True)
     if len(names) < 2:
-        raise InputError(f"expected at least two labels, got only {names[0]!r}")
+        raise InputError(f"expected at least two labels, got only {names.tolist()[0]!r}")
     places = {name: i for i, name in enumerate(names.tolist())}
     goal = np.array([places.get(label, -1) for label in np.asarray(truth).tolist()])
     levels, baseline = grid.levels(full_dim), grid.baseline_levels(full_dim)
-    rules.check_enough(len(test), len(levels) - 1)
+    rules.check_enough(len(test), max(1, len(levels) - 1))
     rng = np.random.default_rng(grid.seed)
-    sample = _sample(train, rng, np.empty(0, np.int64))
+    sample = _sample(train, grid, rng, np.empty(0, np.int64))
     views = {"cut": View(levels, scales=fit_steps(sample, levels, grid.metric))}
     how = [
         f"kNN: the {VOTERS} nearest of {len(train):,} training rows vote with their score. "
@@ -404,7 +417,11 @@ def _fit_score_maps(
 
 
 def _sample(
-    corpus: Rows, rng: np.random.Generator, kept_out: NDArray[np.integer]
+    corpus: Rows,
+    grid: Grid,
+    rng: np.random.Generator,
+    kept_out: NDArray[np.integer],
+    ids: Sequence[str | int] | None = None,
 ) -> NDArray[np.float32]:
     """Rows to fit on: at most half of the corpus, none of `kept_out`, in ascending order."""
     free = np.setdiff1d(np.arange(corpus.shape[0]), kept_out)
@@ -416,7 +433,15 @@ def _sample(
             needed=_MIN_FIT_ROWS,
         )
     size = min(_FIT_ROWS, max(_MIN_FIT_ROWS, len(free) // 2))
-    return np.asarray(corpus[np.sort(rng.choice(free, size, replace=False))], np.float32)
+    rows = np.sort(rng.choice(free, size, replace=False))
+    sample = np.asarray(corpus[rows], np.float32)
+    # whatever is fitted would name a bad row by its place in the sample, which nobody knows
+    names = name_rows(rows, ids)
+    check_vectors(sample, what="documents", ids=names)
+    if grid.metric == "cosine":
+        dim = grid.nesting.dims[0]
+        check_vectors(sample[:, :dim], what=f"documents cut to {dim} numbers", ids=names)
+    return sample
 
 
 def _cross_rotated(

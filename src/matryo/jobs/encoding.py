@@ -74,7 +74,9 @@ def encode(
         )
     model_used = encoder(model, **(model_options or {}))
     space = model_used.space
-    nesting = Nesting.parse(dims or model_used.dims or (space.full_dim,), full_dim=space.full_dim)
+    nesting = Nesting.parse(
+        (model_used.dims or (space.full_dim,)) if dims is None else dims, full_dim=space.full_dim
+    )
     if not allow_untrained:
         require_trained(nesting, model_used.dims, space)
     texts = read_texts(data, column=column, id_column=id_column)
@@ -104,12 +106,12 @@ def encode(
             precision=wanted,
             scales=scales,
         )
-        stored.save(out, overwrite=overwrite)
+        write_vectors(out, stored, overwrite=overwrite)
     elif folder:
         nested = NestedVectors.from_array(
             vectors, texts.ids, space=space, side=which, nesting=nesting, precision=wanted
         )
-        nested.save(out, overwrite=overwrite)
+        write_vectors(out, nested, overwrite=overwrite)
     else:
         write_vectors(out, vectors, texts.ids, overwrite=overwrite)
     return {

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import (
+    METRICS,
     DimError,
     Encoder,
     InputError,
@@ -23,6 +24,8 @@ from matryo.core import (
     Side,
     Space,
     TooFewError,
+    UnknownNameError,
+    check_vectors,
 )
 from matryo.encoders import EncodingCache, encode_texts, encoder, find_preset
 from matryo.evaluation import (
@@ -168,7 +171,7 @@ def measure(
         baselines: Measure random dims and a rotation too.
         synthetic: Declare that these data were made up; every figure is labelled so.
         strict: Refuse sizes that a known model was not trained at; without it they are marked.
-        split: Split of a benchmark folder.
+        split: Split of a benchmark folder, by default `test`.
         column: Column of the texts or vectors.
         id_column: Column of the ids.
         array: Name of the array in a file that holds several.
@@ -195,16 +198,20 @@ def measure(
         seed=seed,
     )
     wanted = Precision.parse_list(precisions)
+    _check_options(wanted, metric, k=k, n_queries=n_queries)
     parse_relevance(relevance)
-    source = open_source(data, column=column, id_column=id_column, array=array)
-    if isinstance(source, RetrievalData) and split:
-        from matryo.readers import open_dataset
-
-        source = open_dataset(Path(str(data)), split=split)
+    source = open_source(data, split=split, column=column, id_column=id_column, array=array)
+    if not isinstance(source, (Texts, Vectors)) and (queries is not None or qrels is not None):
+        raise InputError(
+            f"{source.name} is a whole data set, so no other queries or judgments can be given",
+            hint="give its file of documents instead, with the queries and judgments for it",
+        )
     origin: Origin = "synthetic" if synthetic else "real"
 
     def grid_for(full_dim: int) -> Grid:
-        nesting = Nesting.parse(dims, full_dim=full_dim) if dims else Nesting.halving(full_dim)
+        nesting = (
+            Nesting.halving(full_dim) if dims is None else Nesting.parse(dims, full_dim=full_dim)
+        )
         if strict:
             require_trained(nesting, job.trained, job.space)
         used = metric or (job.space.metric if job.space else "cosine")
@@ -306,6 +313,16 @@ def measure(
     }
 
 
+def _check_options(precisions: Sequence[Precision], metric: str | None, **counts: object) -> None:
+    if not precisions:
+        raise InputError("expected at least one precision, got none")
+    if metric is not None and metric not in METRICS:
+        raise UnknownNameError.among("metric", metric, METRICS)
+    for name, count in counts.items():
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, got {count!r}")
+
+
 def require_trained(nesting: Nesting, trained: Sequence[int] | None, space: Space | None) -> None:
     """Refuse dims that a known model was not trained at.
 
@@ -370,7 +387,7 @@ def _open_search(
     if queries is None:
         if qrels is not None:
             raise InputError("judgments need the queries they judge: give queries too")
-        asked, exclude, how = _draw(corpus, job.n_queries, job.seed)
+        asked, exclude, how = _draw(corpus, ids, job.n_queries, job.seed)
         return _Search(asked, corpus, ids, how, exclude=exclude, drawn=True)
     opened = open_queries(queries, array=query_array)
     if isinstance(opened, Texts):
@@ -386,6 +403,7 @@ def _open_search(
         job.meet(opened, "the queries")
         asked = np.asarray(_prepared(opened, job.pre_step)[:], np.float32)
         query_ids = opened.ids
+        check_vectors(asked, what="queries", ids=query_ids)
     how = f"Queries were given: {len(asked):,}."
     if qrels is None:
         return _Search(asked, corpus, ids, how)
@@ -426,7 +444,7 @@ def _match(
 
 
 def _draw(
-    corpus: Rows, n_queries: int, seed: int
+    corpus: Rows, ids: Sequence[str | int], n_queries: int, seed: int
 ) -> tuple[NDArray[np.float32], list[NDArray[np.int64]], str]:
     """Queries from the corpus, and for each the rows equal to it, which it must not find."""
     n = corpus.shape[0]
@@ -440,9 +458,11 @@ def _draw(
     asked = np.asarray(corpus[picked], np.float32)
     # Equal rows have equal products with any vector: only rows that agree there are compared whole.
     probe = np.random.default_rng(seed).standard_normal(corpus.shape[1])
-    marks = np.concatenate(
-        [np.asarray(corpus[at : at + 8192], np.float64) @ probe for at in range(0, n, 8192)]
-    )
+    marks = np.empty(n)
+    for at in range(0, n, 8192):
+        rows = np.asarray(corpus[at : at + 8192])
+        check_vectors(rows, what="documents", ids=ids[at : at + 8192], first_row=at)
+        marks[at : at + 8192] = rows.astype(np.float64) @ probe
     order = np.argsort(marks, kind="stable")
     span = 1e-9 * np.abs(marks[picked]) + 1e-12
     first = np.searchsorted(marks[order], marks[picked] - span)

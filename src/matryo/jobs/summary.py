@@ -129,7 +129,7 @@ def _sentences(
 
 
 def _nested(curves: Curves, primary: str) -> str:
-    """Whether the first numbers are worth more than any others, on the leading measure or another."""
+    """Whether the first numbers beat random ones, on the leading measure or on another."""
     better: dict[str, list[int]] = {}
     for row in curves.comparisons:
         if row["a"] == row["verdict"] == "cut":

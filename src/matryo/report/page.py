@@ -29,7 +29,8 @@ def write_report(results: Mapping[str, Any], path: str | Path, *, overwrite: boo
 
     Raises:
         FormatError: not a results document of this format; `field` names what is wrong.
-        InputError: `space` is not one, `path` exists and `overwrite` is not set, or its folder does not exist.
+        InputError: `space` is not one, `path` exists and `overwrite` is not set, or its folder
+            does not exist.
     """
     document = read_document(results)
     if not overwrite and Path(path).exists():

@@ -36,8 +36,11 @@
       // on a touch screen a drag has to scroll the page
       layout.dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
       const box = document.getElementById(id);
+      // plotly does not hear of printing: it is told the width of the paper, and back on the screen
+      // to measure again
       if (paper.matches) layout.width = box.clientWidth;
       Plotly.react(box, data, layout, config);
+      if (!paper.matches) Plotly.Plots.resize(box);
     }
   }
 

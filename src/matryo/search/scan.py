@@ -35,7 +35,6 @@ from matryo.search.scores import Level, check_level, pair_scores, stored_form
 _TILE = 1 << 20  # scores held at once by one worker: 4 MiB stay in its cache
 _CHUNK = 1024  # rows scored at once
 _READ = 8192  # rows read at once: long reads for memory-mapped files
-_SHORT = 64  # up to this dim a product is made anew instead of being summed up
 _SLACK = 4e-6  # how far a float32 score may be from the true one, for vectors of length 1
 _MOST_TIES = 1024  # candidates kept per query beyond k, however many rows are tied
 
@@ -205,11 +204,8 @@ class _ViewPass:
     def __init__(self, view: View, queries: NDArray[np.floating], k: int, metric: Metric) -> None:
         self._view, self._metric = view, metric
         self._queries = _mapped(view, queries)
-        # A short product is cheaper than carrying its sum along, and codes have no sum to carry.
-        self._carried = sorted(
-            lev for lev in view.levels if lev.precision is Precision.FLOAT32 and lev.dim > _SHORT
-        )
-        self._direct = [level for level in view.levels if level not in self._carried]
+        self._plain = sorted(lev for lev in view.levels if lev.precision is Precision.FLOAT32)
+        self._coded = [lev for lev in view.levels if lev.precision is not Precision.FLOAT32]
         squares = _prefix_squares(self._queries, [level.dim for level in view.levels])
         if metric == "cosine":
             _refuse_zero_prefixes(squares, view.levels, "queries", 0, None)
@@ -234,7 +230,7 @@ class _ViewPass:
         squares = _prefix_squares(rows, [level.dim for level in self._view.levels])
         if self._metric == "cosine":
             _refuse_zero_prefixes(squares, self._view.levels, "documents", start, ids)
-        forms = {level: self._stored(rows, level) for level in self._direct}
+        forms = {level: self._stored(rows, level) for level in self._coded}
         for first in range(0, len(self._running), scratch.queries_at_once):
             block = slice(first, min(first + scratch.queries_at_once, len(self._running)))
             queries = self._running[block]
@@ -247,7 +243,7 @@ class _ViewPass:
                 "slack": self._slack(block, _full(squares)),
             }
             before = 0
-            for level in self._carried:
+            for level in self._plain:
                 part = slice(before, level.dim)
                 np.matmul(queries[:, part], rows[:, part].T, out=product if before else total)
                 if before:
@@ -268,8 +264,8 @@ class _ViewPass:
         scores = np.empty(len(row), np.float32)
         narrow = self._view.map is None and isinstance(corpus, np.ndarray)
         source: Any = corpus[:, : level.dim] if narrow else corpus  # type: ignore[index]
-        for at in range(0, len(row), _READ):
-            part = slice(at, at + _READ)
+        for at in range(0, len(row), _CHUNK):
+            part = slice(at, at + _CHUNK)
             unique, inverse = np.unique(row[part], return_inverse=True)
             documents = _mapped(self._view, np.asarray(source[unique], np.float32))
             scores[part] = pair_scores(

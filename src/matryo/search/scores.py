@@ -94,11 +94,16 @@ def pair_scores(
     else:
         right = stored_form(documents, level, metric=metric, scales=scales).astype(np.float64)
     if metric == "l2":
-        distances: NDArray[np.float32] = np.square(left - right).sum(axis=1).astype(np.float32)
-        return -distances
-    scores: NDArray[np.float64] = (left * right).sum(axis=1)
+        gap = left - right
+        return -_row_products(gap, gap).astype(np.float32)
+    scores = _row_products(left, right)
     if metric == "cosine":
-        scores /= np.sqrt(np.square(left).sum(axis=1))
+        scores /= np.sqrt(_row_products(left, left))
         if level.precision is Precision.FLOAT32:
-            scores /= np.sqrt(np.square(right).sum(axis=1))
+            scores /= np.sqrt(_row_products(right, right))
     return scores.astype(np.float32)
+
+
+def _row_products(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    products: NDArray[np.float64] = np.einsum("ij,ij->i", left, right)
+    return products
