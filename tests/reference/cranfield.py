@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def main():
     ]
     dims = [int(dim) for dim in given.dims.split(",")]
     for (dim, precision, name), value in measure(given.folder, *vectors, dims).items():
-        print(f"{dim}\t{precision}\t{name}\t{value:.9f}")
+        sys.stdout.write(f"{dim}\t{precision}\t{name}\t{value:.9f}\n")
 
 
 if __name__ == "__main__":

@@ -207,6 +207,10 @@ def test_two_reports_of_one_document_are_equal(results, written):
             lambda d: d["settings"].update(dims=[64, -1]),
             r"\$\.settings\.dims\[1\]: expected a whole",
         ),
+        (
+            lambda d: d["results"][2].update(bytes_per_vector=0),
+            r"\$\.results\[2\]\.bytes_per_vector: expected a whole number of at least 1, got 0",
+        ),
         (lambda d: d.update(measures=[]), r"\$\.measures: expected at least one measure"),
         (
             lambda d: d.update(seconds={"encode": "fast"}),

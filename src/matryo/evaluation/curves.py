@@ -122,6 +122,8 @@ def measure_search(
         "Ties at the k-th place count as found; documents with one score are ordered as trec_eval "
         "orders them, by descending id.",
     ]
+    if views["cut"].scales:
+        how.append(f"int8 steps were fitted on {len(sample):,} documents, none of them a query.")
     if grid.baselines and baseline:
         # no row that asks a question is used for fitting
         rotation = Rotation().fit(sample)

@@ -14,6 +14,7 @@ from matryo.core import (
     Nesting,
     Precision,
     Side,
+    UnknownNameError,
 )
 from matryo.encoders import EncodingCache, encode_texts, encoder
 from matryo.jobs.measuring import require_trained
@@ -65,7 +66,10 @@ def encode(
         DimError: a dim the model was not trained at.
         InputError: a precision that the format cannot hold.
     """
-    wanted, which = Precision.parse(precision), Side(side)
+    wanted = Precision.parse(precision)
+    if side not in tuple(Side):
+        raise UnknownNameError.among("side", side, tuple(Side))
+    which = Side(side)
     folder = Path(out).suffix == ".matryo"
     if wanted is not Precision.FLOAT32 and not folder:
         raise InputError(

@@ -67,6 +67,7 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
             "range": _share_range(rows, floor),
         },
     )
+    layout["margin"]["t"] = 44  # room for a label above the highest point
     layout["shapes"] = [
         {
             "type": "line",
@@ -310,7 +311,7 @@ def _layout(*, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
         "paper_bgcolor": "var(--card)",
         "plot_bgcolor": "var(--card)",
         "font": {"color": "var(--ink)", "size": 13},
-        "margin": {"l": 8, "r": 16, "t": 44, "b": 8},
+        "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
         "xaxis": {**axis, "showgrid": False, **x},
         "yaxis": {**axis, **y},
         "legend": {

@@ -14,7 +14,7 @@ FORMAT = 1
 # element, ("each", x) is an object of x by any name, another tuple is a choice, a word is a kind of
 # value. A field whose name ends in "?" may be missing or null.
 _PRECISION = tuple(precision.value for precision in Precision)
-_POINT = {"dim": "count", "precision": _PRECISION}
+_POINT = {"dim": "size", "precision": _PRECISION}
 METHODS = ("cut", "rotation", "random")
 _ORIGIN = ("real", "sample", "synthetic")
 _ANSWER = {"ids": ["id"], "ms": "number", "bytes": "count"}
@@ -31,9 +31,9 @@ _SHAPE = {
     },
     "space?": {},
     "fingerprint?": "text",
-    "trained_dims?": ["count"],
+    "trained_dims?": ["size"],
     "settings": {
-        "dims": ["count"],
+        "dims": ["size"],
         "precisions": [_PRECISION],
         "k?": "count",
         "floor": "number",
@@ -63,7 +63,7 @@ _SHAPE = {
             "kept_low?": "number",
             "kept_high?": "number",
             "needed?": "count",
-            "bytes_per_vector": "count",
+            "bytes_per_vector": "size",
             "trained?": "flag",
         }
     ],
@@ -173,6 +173,8 @@ def _check_plain(value: Any, shape: str | tuple[str, ...], where: str) -> None:
             fits, expected = isinstance(value, bool), "true or false"
         case "count":
             fits, expected = whole and value >= 0, "a whole number of at least 0"
+        case "size":
+            fits, expected = whole and value >= 1, "a whole number of at least 1"
         case "number":
             fits = whole or (isinstance(value, float) and math.isfinite(value))
             expected = "a finite number"

@@ -80,7 +80,8 @@ def _rows(document: Mapping[str, Any], measure: str) -> list[dict[str, Any]]:
                 name
                 for name in ("recommended", "knee")
                 if row["method"] == "cut"
-                and verdict[name] == {"dim": row["dim"], "precision": row["precision"]}
+                and (point := verdict[name])
+                and (point["dim"], point["precision"]) == (row["dim"], row["precision"])
             ],
         }
         for row in sorted(document["results"], key=lambda row: METHODS.index(row["method"]))
