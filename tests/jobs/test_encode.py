@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -161,7 +163,8 @@ def test_a_full_disk_keeps_the_old_vectors(name, texts, tmp_path, on_a_full_disk
 
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
-    assert "File too large" in done.stderr
+    # numpy says itself what could not be written, without the reason of the system
+    assert re.search("File too large|requested and .* written", done.stderr)
     assert "Traceback" not in done.stderr
     np.testing.assert_array_equal(matryo.read_vectors(tmp_path / name).array[:], before)
     assert not [file.name for file in tmp_path.iterdir() if file.name.endswith(".part")]
