@@ -69,6 +69,10 @@ class Grid:
     baselines: bool = True
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise InputError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+
     def levels(self, full_dim: int) -> list[Level]:
         """Every level of plain cutting, the reference first."""
         wanted = [Level(dim, p) for dim in self.nesting for p in self.precisions]

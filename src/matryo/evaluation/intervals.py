@@ -109,7 +109,7 @@ def share_interval(
         raise InputError("the full width scores 0 on every query, so no share of it can be stated")
     enough = -math.log((1 - check_confidence(confidence)) / family / 2)
     share = float(part.mean() / whole.mean())
-    low = _border(lambda r: _log_product(part / r - whole) >= enough, 0.0, share)
+    low = _border(lambda r: _log_product(part / r - whole) >= enough, 0.0, share) if share else 0.0
     top = max(2.0, 2 * share)
     while _log_product(top * whole - part) < enough and top < 1e6:
         top *= 2

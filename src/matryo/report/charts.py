@@ -67,7 +67,7 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
             "range": _share_range(rows, floor),
         },
     )
-    layout["margin"]["t"] = 44  # room for a label above the highest point
+    layout["margin"]["t"] = 56  # room for a label above the highest point
     layout["shapes"] = [
         {
             "type": "line",
