@@ -417,7 +417,7 @@ def test_a_second_run_encodes_nothing(beir, words, counting, tmp_path):
         ({"k": 0}, InputError, "k must be a whole number of at least 1, got 0"),
         ({"n_queries": -1}, InputError, "n_queries must be a whole number of at least 1, got -1"),
         ({"k": 401}, InputError, "number of documents to find, 400, got 401"),
-        ({"metric": "cosin"}, UnknownNameError, "no metric is called 'cosin'; did you mean"),
+        ({"metric": "cosin"}, InputError, "metric must be one of cosine, dot, l2, got 'cosin'"),
         ({"precisions": "int9"}, UnknownNameError, "no precision is called 'int9'"),
         ({"precisions": []}, InputError, "at least one precision, got none"),
         ({"relevance": ["nDCG"]}, UnknownNameError, "'nDCG'; did you mean 'nDCG@10'"),

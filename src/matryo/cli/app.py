@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from matryo.cli import demo, encode, formats, measure, models, report
@@ -44,19 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        result = app(arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("interrupted", err=True)
-        return 130
+        app(arguments, prog_name="matryo")
+    except SystemExit as end:  # how typer always ends, having shown what was wrong with the usage
+        return end.code if isinstance(end.code, int) else 0
     except (MatryoError, OSError) as error:
         if "--debug" in arguments:
             raise
         typer.echo(f"error: {error}", err=True)
         return 1
-    return result if isinstance(result, int) else 0
+    return 0

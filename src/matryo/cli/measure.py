@@ -65,7 +65,7 @@ def run(
         str | None,
         typer.Option(help="Exit with 3 unless this row keeps the floor, as 128@int8; for CI."),
     ] = None,
-) -> int:
+) -> None:
     """Measure every size and precision, with intervals and a verdict."""
     from matryo.encoders import EncodingCache
     from matryo.jobs import measure
@@ -117,10 +117,11 @@ def run(
         print_json(results)
     else:
         print_results(results)
-    return 0 if require is None else _required(results, require)
+    if require is not None and not _keeps_floor(results, require):
+        raise typer.Exit(3)
 
 
-def _required(results: dict[str, Any], require: str) -> int:
+def _keeps_floor(results: dict[str, Any], require: str) -> bool:
     primary = next(m["name"] for m in results["measures"] if m["primary"])
     dim, _, precision = require.partition("@")
     for row in results["results"]:
@@ -128,5 +129,5 @@ def _required(results: dict[str, Any], require: str) -> int:
             row["measure"],
             row["method"],
         ) == (primary, "cut"):
-            return 0 if row["verdict"] in ("keeps", "reference") else 3
+            return row["verdict"] in ("keeps", "reference")
     raise typer.BadParameter(f"{require} was not measured", param_hint="--require")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import (
+    METRICS,
     InputError,
     Metric,
     Nesting,

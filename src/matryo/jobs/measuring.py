@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import (
-    METRICS,
     DimError,
     Encoder,
     InputError,
@@ -24,7 +23,6 @@ from matryo.core import (
     Side,
     Space,
     TooFewError,
-    UnknownNameError,
     check_vectors,
 )
 from matryo.encoders import EncodingCache, encode_texts, encoder, find_preset
@@ -198,7 +196,7 @@ def measure(
         seed=seed,
     )
     wanted = Precision.parse_list(precisions)
-    _check_options(wanted, metric, k=k, n_queries=n_queries)
+    _check_options(wanted, k=k, n_queries=n_queries)
     parse_relevance(relevance)
     source = open_source(data, split=split, column=column, id_column=id_column, array=array)
     if not isinstance(source, (Texts, Vectors)) and (queries is not None or qrels is not None):
@@ -313,11 +311,9 @@ def measure(
     }
 
 
-def _check_options(precisions: Sequence[Precision], metric: str | None, **counts: object) -> None:
+def _check_options(precisions: Sequence[Precision], **counts: object) -> None:
     if not precisions:
         raise InputError("expected at least one precision, got none")
-    if metric is not None and metric not in METRICS:
-        raise UnknownNameError.among("metric", metric, METRICS)
     for name, count in counts.items():
         if not isinstance(count, (int, np.integer)) or count < 1:
             raise InputError(f"{name} must be a whole number of at least 1, got {count!r}")

@@ -35,6 +35,7 @@ from matryo.search.scores import Level, check_level, pair_scores, stored_form
 _TILE = 1 << 20  # scores held at once by one worker: 4 MiB stay in its cache
 _CHUNK = 1024  # rows scored at once
 _READ = 8192  # rows read at once: long reads for memory-mapped files
+_SHORT = 32  # up to this dim a product is made anew instead of being summed up
 _SLACK = 4e-6  # how far a float32 score may be from the true one, for vectors of length 1
 _MOST_TIES = 1024  # candidates kept per query beyond k, however many rows are tied
 
@@ -204,8 +205,12 @@ class _ViewPass:
     def __init__(self, view: View, queries: NDArray[np.floating], k: int, metric: Metric) -> None:
         self._view, self._metric = view, metric
         self._queries = _mapped(view, queries)
-        self._plain = sorted(lev for lev in view.levels if lev.precision is Precision.FLOAT32)
+        plain = sorted(lev for lev in view.levels if lev.precision is Precision.FLOAT32)
         self._coded = [lev for lev in view.levels if lev.precision is not Precision.FLOAT32]
+        # Scaling a short prefix before its product is cheaper than scaling the scores after it.
+        short = _SHORT if metric == "cosine" else 0
+        self._short = [level for level in plain if level.dim <= short]
+        self._summed = plain[len(self._short) :]
         squares = _prefix_squares(self._queries, [level.dim for level in view.levels])
         if metric == "cosine":
             _refuse_zero_prefixes(squares, view.levels, "queries", 0, None)
@@ -231,6 +236,11 @@ class _ViewPass:
         if self._metric == "cosine":
             _refuse_zero_prefixes(squares, self._view.levels, "documents", start, ids)
         forms = {level: self._stored(rows, level) for level in self._coded}
+        scaled = {
+            level: rows[:, : level.dim]
+            * (1 / np.sqrt(squares[level.dim]))[:, None].astype(np.float32)
+            for level in self._short
+        }
         for first in range(0, len(self._running), scratch.queries_at_once):
             block = slice(first, min(first + scratch.queries_at_once, len(self._running)))
             queries = self._running[block]
@@ -242,8 +252,11 @@ class _ViewPass:
                 "first_row": start,
                 "slack": self._slack(block, _full(squares)),
             }
+            for level in self._short:
+                np.matmul(queries[:, : level.dim], scaled[level].T, out=scores)
+                self._pools[level].offer(scores, **tile)
             before = 0
-            for level in self._plain:
+            for level in self._summed:
                 part = slice(before, level.dim)
                 np.matmul(queries[:, part], rows[:, part].T, out=product if before else total)
                 if before:
@@ -332,11 +345,17 @@ class _Pool:
             # without a bar everything would pass: let the k-th best of this tile be the bar
             kth = np.partition(scores, -self.k, axis=1)[:, -self.k]
             bar = np.maximum(bar, kth - slack)
-        passed = _true_positions(np.greater_equal(scores, bar[:, None], out=flags))
-        if not passed.size:
+        # once the bars are high, most queries find nothing in a tile: their best score says so
+        live = np.flatnonzero(scores.max(axis=1) >= bar)
+        if not live.size:
             return
+        if len(live) < len(scores) // 2:
+            scores, bar = scores[live], bar[live]
+        else:
+            live = np.arange(len(scores))
+        passed = _true_positions(np.greater_equal(scores, bar[:, None], out=flags[: len(scores)]))
         query, row = np.divmod(passed, scores.shape[1])
-        found = (query + first_query, row + first_row, scores.reshape(-1)[passed])
+        found = (live[query] + first_query, row + first_row, scores.reshape(-1)[passed])
         with self._lock:
             np.maximum(self._slack[block], slack, out=self._slack[block])
             self._pending.append(found)
@@ -355,15 +374,27 @@ class _Pool:
             np.concatenate(c) for c in zip(self._kept, *self._pending, strict=True)
         )
         self._pending, self._n_pending = [], 0
-        # of equal scores the earlier row comes first, so that the result does not depend on timing
-        order = np.lexsort((row, -score, query))
+        if len(query) < len(self._bar) * (self.k + _MOST_TIES):
+            order = np.argsort(_descending_keys(query, score))
+        else:  # too many ties to keep all: of equal scores the earlier rows stay
+            order = np.lexsort((row, -score, query))
         query, row, score = query[order], row[order], score[order]
         starts = np.searchsorted(query, np.arange(len(self._bar) + 1))
         enough = np.flatnonzero(np.diff(starts) >= self.k)
         self._bar[enough] = score[starts[enough] + self.k - 1] - self._slack[enough]
-        place = np.arange(len(query)) - starts[query]
-        keep = (score >= self._bar[query]) & (place < self.k + _MOST_TIES) & (score > -np.inf)
+        keep = (score >= self._bar[query]) & (score > -np.inf)
+        if len(query) >= len(self._bar) * (self.k + _MOST_TIES):
+            keep &= np.arange(len(query)) - starts[query] < self.k + _MOST_TIES
         self._kept = query[keep], row[keep], score[keep]
+
+
+def _descending_keys(query: NDArray[np.int64], score: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """One number per candidate that sorts by query, then by falling score: far faster to sort."""
+    bits = score.view(np.uint32)
+    # the bits of floats rise with the number once negative ones are turned around
+    rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    keys: NDArray[np.uint64] = (query.astype(np.uint64) << np.uint64(32)) | ~rising
+    return keys
 
 
 def _true_positions(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
