@@ -105,8 +105,11 @@ class TestVectors:
         results = matryo.measure(corpus, queries=queries, metric=metric, precisions="float32,int8")
 
         assert results["settings"]["metric"] == metric
+assert "binary" not in matryo.measure(corpus, queries=queries, metric=metric)["settings"][
+            "precisions"
+        ]
         with pytest.raises(UnsupportedError, match=f"need the metric cosine, got {metric}"):
-            matryo.measure(corpus, queries=queries, metric=metric)
+            matryo.measure(corpus, queries=queries, metric=metric, precisions="float32,binary")
 
     def test_the_full_width_alone_can_be_measured(self, corpus, queries):
         results = matryo.measure(corpus, queries=queries, dims="32", precisions="float32")
@@ -446,3 +449,25 @@ def test_bad_rows_keep_the_names_their_file_gave_them(corpus, queries):
                 )
 
             assert error.value.ids == ["d7"]
+
+
+class TestWhatIsNotIgnored:
+    def test_a_folder_of_documents_is_no_folder_of_queries(self, tmp_path):
+        (tmp_path / "texts.txt").write_text("\n".join(f"text number {i}" for i in range(120)))
+        matryo.encode(tmp_path / "texts.txt", tmp_path / "docs.matryo")
+
+        with pytest.raises(InputError, match=r"the queries must be query vectors, got a folder of"):
+            matryo.measure(tmp_path / "docs.matryo", queries=tmp_path / "docs.matryo")
+
+    def test_a_pre_step_is_refused_where_the_encoder_knows_its_own(self, tmp_path):
+        (tmp_path / "texts.txt").write_text("\n".join(f"text number {i}" for i in range(120)))
+
+        with pytest.raises(InputError, match=r"the encoder knows its own pre-step.*'layer_norm'"):
+            matryo.measure(tmp_path / "texts.txt", pre_step="layer_norm")
+
+    def test_made_up_data_with_drawn_queries_get_no_promise(self, corpus):
+        results = matryo.measure(corpus, synthetic=True)
+
+        verdicts = {row["verdict"] for row in results["results"]}
+        assert results["data"]["origin"] == "synthetic"
+        assert verdicts == {"figure only", "reference"}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from matryo.cli.terminal import print_json, print_results, progress_bar, write_json
+from matryo.core import InputError
 
 
 def run(
@@ -26,8 +27,9 @@ def run(
         str | None, typer.Option(help="Sizes, as 64,128,256; default powers of two and full width.")
     ] = None,
     precisions: Annotated[
-        str, typer.Option(help="Among float32, float16, int8, binary.")
-    ] = "float32,int8,binary",
+        str | None,
+        typer.Option(help="Among float32, float16, int8, binary; default all but float16."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours that count.")] = 10,
     relevance: Annotated[
         str, typer.Option(help="Ranking measures, where there are judgments.")
@@ -72,6 +74,9 @@ def run(
 
     if base_url and not model.startswith("openai:"):
         raise typer.BadParameter("only openai: models have an address", param_hint="--base-url")
+    for target in (out, report):
+        if target is not None and not target.parent.is_dir():
+            raise InputError(f"cannot write {target}: the folder {target.parent} does not exist")
     options: dict[str, Any] = {"base_url": base_url} if base_url else {}
     store = EncodingCache() if cache else None
     try:

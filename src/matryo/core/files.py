@@ -34,6 +34,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         sync(target.parent)
+    except OSError as error:
+        raise _unwritten(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -74,8 +76,18 @@ def replacing_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             old.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritten(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritten(target: Path, error: OSError) -> OSError:
+    """The same error, naming what could not be written; numpy leaves that out."""
+    reason = error.strerror or str(error)
+    return OSError(
+        error.errno, f"cannot write it, what was there before is unchanged: {reason}", str(target)
+    )
 
 
 def sync(path: Path) -> None:

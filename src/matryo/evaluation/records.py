@@ -80,12 +80,14 @@ class Rules:
     Attributes:
         floor: Share of the full-width value to keep, above 0 and at most 1.
         confidence: With which all intervals of a measure hold together.
-        origin: Where the queries come from.
+        origin: What the data are.
+        drawn: Whether the queries were drawn from the corpus: figures then, and no promise.
     """
 
     floor: float
     confidence: float
     origin: Origin
+    drawn: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.floor) and 0 < self.floor <= 1):
@@ -103,7 +105,7 @@ class Rules:
         Raises:
             TooFewError: with the number that is needed at least.
         """
-        if self.origin == "sample":
+        if self.drawn:
             return
         needed = fewest_queries(self.floor, confidence=self.confidence, family=family)
         if n < needed:
@@ -170,7 +172,7 @@ def give_verdict(share: Interval | None, rules: Rules, *, reference: bool) -> Ve
     """Where the interval of the kept share lies against the floor."""
     if reference:
         return "reference"
-    if rules.origin == "sample":
+    if rules.drawn:
         return "figure only"
     if share is None:
         return "cannot tell"

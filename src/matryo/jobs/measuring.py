@@ -29,7 +29,6 @@ from matryo.encoders import EncodingCache, encode_texts, encoder, find_preset
 from matryo.evaluation import (
     Curves,
     Grid,
-    Origin,
     Rules,
     measure_labels,
     measure_pairs,
@@ -75,6 +74,10 @@ class _Job:
 
     def encode(self, texts: Texts | Sequence[str], side: Side) -> NDArray[np.float32]:
         """Vectors of texts, after the pre-step of their side."""
+        if self.pre_step is not None:
+            raise InputError(
+                f"the encoder knows its own pre-step, so none can be given, got {self.pre_step!r}"
+            )
         started = time.perf_counter()
         if self._encoder is None:
             self._encoder = (
@@ -106,10 +109,20 @@ class _Job:
         if number:
             self.left_out.append({"what": what, "count": number, "ids": list(ids)})
 
-    def meet(self, vectors: Vectors, what: str) -> None:
-        """Check that vectors from a file belong to the space that is already known."""
+    def meet(self, vectors: Vectors, what: str, side: Side) -> None:
+        """Check that vectors from a file belong to the space known so far, and to this side."""
         if vectors.space is None:
             return
+        if self.pre_step is not None:
+            raise InputError(
+                f"{what} are stored after their pre-step already, so none can be given, "
+                f"got {self.pre_step!r}"
+            )
+        if vectors.side is not None and vectors.side is not side:
+            raise InputError(
+                f"{what} must be {side} vectors, got a folder of {vectors.side} vectors",
+                hint=f"encode them with: matryo encode … --side {side}",
+            )
         if self.space is not None:
             self.space.require_same(vectors.space, here="the documents are", there=f"{what} are")
         self.space = vectors.space
@@ -125,7 +138,7 @@ def measure(
     model: str | Encoder = "default",
     model_options: Mapping[str, Any] | None = None,
     dims: str | Iterable[int] | None = None,
-    precisions: str | Iterable[str] = DEFAULT_PRECISIONS,
+    precisions: str | Iterable[str] | None = None,
     k: int = 10,
     relevance: Sequence[str] = DEFAULT_RELEVANCE,
     floor: float = 0.98,
@@ -157,7 +170,7 @@ def measure(
         model: Name of an encoder for texts, or an encoder.
         model_options: Options of the encoder.
         dims: Sizes, ascending; by default powers of two from 16, and the full width.
-        precisions: Number formats.
+        precisions: Number formats; by default float32, int8 and, for cosine, binary.
         k: Neighbours of `neighbor_recall@k`.
         relevance: Ranking measures, as ir-measures writes them; used where there are judgments.
         floor: Share of the full-width value to keep, above 0 and at most 1.
@@ -195,8 +208,8 @@ def measure(
         n_queries=n_queries,
         seed=seed,
     )
-    wanted = Precision.parse_list(precisions)
-    _check_options(wanted, k=k, n_queries=n_queries)
+    given = Precision.parse_list(DEFAULT_PRECISIONS if precisions is None else precisions)
+    _check_options(given, k=k, n_queries=n_queries)
     parse_relevance(relevance)
     source = open_source(data, split=split, column=column, id_column=id_column, array=array)
     if not isinstance(source, (Texts, Vectors)) and (queries is not None or qrels is not None):
@@ -204,7 +217,7 @@ def measure(
             f"{source.name} is a whole data set, so no other queries or judgments can be given",
             hint="give its file of documents instead, with the queries and judgments for it",
         )
-    origin: Origin = "synthetic" if synthetic else "real"
+    rules = Rules(floor, confidence, "synthetic" if synthetic else "real")
 
     def grid_for(full_dim: int) -> Grid:
         nesting = (
@@ -213,77 +226,53 @@ def measure(
         if strict:
             require_trained(nesting, job.trained, job.space)
         used = metric or (job.space.metric if job.space else "cosine")
+        # the default leaves out what the metric cannot score; what was asked for is refused there
+        without = {Precision.BINARY} if precisions is None and used != "cosine" else set()
+        wanted = [precision for precision in given if precision not in without]
         return Grid(nesting, wanted, used, baselines=baselines, seed=seed)
 
-    def done(total: int) -> Callable[[int], None]:
-        return lambda rows: job.progress("measuring", rows, total)
-
-    counts: dict[str, int]
     if isinstance(source, PairsData):
         task = "pairs"
-        job.note_left_out("pairs with an empty text", source.left_out)
-        first, second = (
-            job.encode(source.first, Side.QUERY),
-            job.encode(source.second, Side.DOCUMENT),
-        )
-        grid = grid_for(first.shape[1])
-        curves = measure_pairs(first, second, source.scores, grid, Rules(floor, confidence, origin))
-        counts = {"documents": len(second), "queries": len(first)}
+        grid, curves, counts = _measure_pairs(job, source, grid_for, rules)
     elif isinstance(source, (LabelledData, LabelledVectors)):
         task = "labelled"
-        if isinstance(source, LabelledData):
-            train, test = (
-                job.encode(source.train, Side.DOCUMENT),
-                job.encode(source.test, Side.QUERY),
-            )
-        else:
-            train = apply_pre_step(source.train, pre_step).astype(np.float32, copy=False)
-            test = apply_pre_step(source.test, pre_step).astype(np.float32, copy=False)
-        grid = grid_for(train.shape[1])
-        curves = measure_labels(
-            train,
-            test,
-            grid,
-            Rules(floor, confidence, origin),
-            labels=list(source.train_labels),
-            truth=list(source.test_labels),
-            progress=done(len(train)),
-        )
-        counts = {"documents": len(train), "queries": len(test)}
+        grid, curves, counts = _measure_labels(job, source, grid_for, rules)
     else:
         search = _open_search(job, source, queries, qrels, query_array=query_array)
         task = "retrieval" if search.judged else "fidelity"
-        origin = "sample" if search.drawn and not synthetic else origin
+        if search.drawn:
+            rules = replace(rules, drawn=True, origin="synthetic" if synthetic else "sample")
         grid = grid_for(search.corpus.shape[1])
+        rows = search.corpus.shape[0]
         curves = measure_search(
             search.queries,
             search.corpus,
             grid,
-            Rules(floor, confidence, origin),
+            rules,
             k=k,
             judged=search.judged,
             names=relevance if search.judged else (),
             exclude=search.exclude,
             ids=search.ids,
             threshold=threshold,
-            progress=done(search.corpus.shape[0]),
+            progress=lambda done: job.progress("measuring", done, rows),
         )
-        counts = {"documents": search.corpus.shape[0], "queries": len(search.queries)}
+        counts = {"documents": rows, "queries": len(search.queries)}
         curves.how.append(search.how)
     if threshold is not None and not curves.thresholds:
         raise InputError(f"a threshold can be carried for search data only, got {task} data")
-    mark_trained(curves, job.trained)
+    mark_trained(curves, job.trained, job.space)
     job.seconds["measure"] = time.perf_counter() - started - job.seconds["encode"]
     about = {
         "name": source.name,
         "task": task,
-        "origin": origin,
+        "origin": rules.origin,
         **counts,
         "left_out": job.left_out,
     }
     settings = {
         "dims": list(grid.nesting),
-        "precisions": [p.value for p in wanted],
+        "precisions": [p.value for p in grid.precisions],
         "k": k,
         "floor": floor,
         "confidence": confidence,
@@ -300,7 +289,7 @@ def measure(
         "fingerprint": job.space.fingerprint if job.space else None,
         "trained_dims": list(job.trained) if job.trained else None,
         "settings": settings,
-        **summarize(curves, about, settings),
+        **summarize(curves, about, settings, drawn=rules.drawn),
         "results": [record.to_dict() for record in curves.records],
         "comparisons": curves.comparisons,
         "score_shift": [fitted.to_dict() for fitted in curves.score_maps],
@@ -309,6 +298,41 @@ def measure(
         "how": curves.how,
         "seconds": {name: round(value, 3) for name, value in job.seconds.items()},
     }
+
+
+_GridFor = Callable[[int], Grid]
+_Measured = tuple[Grid, Curves, dict[str, int]]
+
+
+def _measure_pairs(job: _Job, source: PairsData, grid_for: _GridFor, rules: Rules) -> _Measured:
+    job.note_left_out("pairs with an empty text", source.left_out)
+    first = job.encode(source.first, Side.QUERY)
+    second = job.encode(source.second, Side.DOCUMENT)
+    grid = grid_for(first.shape[1])
+    curves = measure_pairs(first, second, source.scores, grid, rules)
+    return grid, curves, {"documents": len(second), "queries": len(first)}
+
+
+def _measure_labels(
+    job: _Job, source: LabelledData | LabelledVectors, grid_for: _GridFor, rules: Rules
+) -> _Measured:
+    if isinstance(source, LabelledData):
+        train = job.encode(source.train, Side.DOCUMENT)
+        test = job.encode(source.test, Side.QUERY)
+    else:
+        train = apply_pre_step(source.train, job.pre_step).astype(np.float32, copy=False)
+        test = apply_pre_step(source.test, job.pre_step).astype(np.float32, copy=False)
+    grid = grid_for(train.shape[1])
+    curves = measure_labels(
+        train,
+        test,
+        grid,
+        rules,
+        labels=list(source.train_labels),
+        truth=list(source.test_labels),
+        progress=lambda done: job.progress("measuring", done, len(train)),
+    )
+    return grid, curves, {"documents": len(train), "queries": len(test)}
 
 
 def _check_options(precisions: Sequence[Precision], **counts: object) -> None:
@@ -327,8 +351,7 @@ def require_trained(nesting: Nesting, trained: Sequence[int] | None, space: Spac
     """
     if trained is None:
         return
-    preset = find_preset(space.model) if space else None
-    wrong = [d for d in nesting if d not in trained and not (preset and preset.allows(d))]
+    wrong = _untrained(nesting, trained, space)
     if wrong:
         name = space.model if space else "this model"
         raise DimError(
@@ -340,10 +363,17 @@ def require_trained(nesting: Nesting, trained: Sequence[int] | None, space: Spac
         )
 
 
-def mark_trained(curves: Curves, trained: Sequence[int] | None) -> None:
+def mark_trained(curves: Curves, trained: Sequence[int] | None, space: Space | None) -> None:
     """Say of every record whether the model was trained at its dim, where that is known."""
     if trained is not None:
-        curves.records = [replace(r, trained=r.dim in trained) for r in curves.records]
+        wrong = _untrained([record.dim for record in curves.records], trained, space)
+        curves.records = [replace(r, trained=r.dim not in wrong) for r in curves.records]
+
+
+def _untrained(dims: Iterable[int], trained: Sequence[int], space: Space | None) -> list[int]:
+    """Dims that neither the model's own list nor its preset allows."""
+    preset = find_preset(space.model) if space else None
+    return [d for d in dims if d not in trained and not (preset and preset.allows(d))]
 
 
 @dataclass(frozen=True)
@@ -378,7 +408,7 @@ def _open_search(
     if isinstance(source, Texts):
         corpus, ids = job.encode(source, Side.DOCUMENT), source.ids
     else:
-        job.meet(source, "the documents")
+        job.meet(source, "the documents", Side.DOCUMENT)
         corpus, ids = _prepared(source, job.pre_step), source.ids
     if queries is None:
         if qrels is not None:
@@ -396,7 +426,7 @@ def _open_search(
         if isinstance(source, Vectors) and source.space is not None and job.space is not None:
             source.space.require_same(job.space, here="the documents are", there="the queries are")
     else:
-        job.meet(opened, "the queries")
+        job.meet(opened, "the queries", Side.QUERY)
         asked = np.asarray(_prepared(opened, job.pre_step)[:], np.float32)
         query_ids = opened.ids
         check_vectors(asked, what="queries", ids=query_ids)

@@ -71,7 +71,10 @@ def open_source(
     suffix = path.suffix.lower()
     if (path / "manifest.json").is_file():
         return read_vectors(path)
-    if path.is_dir() or (suffix == ".npz" and array is None and _has_labels(path)):
+    whole = (suffix == ".npz" and array is None and _has_labels(path)) or (
+        suffix in {".tsv", ".csv"} and column is None and _has_pairs(path)
+    )
+    if path.is_dir() or whole:
         return open_dataset(path, split=split)
     if suffix in _VECTOR_SUFFIXES or (
         suffix in {".parquet", ".jsonl"} and _is_vectors(path, column)
@@ -97,6 +100,16 @@ def open_queries(
 
 def _is_benchmark_folder(path: Path) -> bool:
     return path.is_dir() and not (path / "manifest.json").is_file()
+
+
+def _has_pairs(path: Path) -> bool:
+    """Whether a table holds scored pairs, by its header."""
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            names = lines.readline().strip().split("\t" if path.suffix.lower() == ".tsv" else ",")
+    except ValueError:
+        return False  # the reader of texts says what is wrong
+    return {"sentence1", "sentence2", "score"} <= set(names)
 
 
 def _has_labels(path: Path) -> bool:

@@ -24,7 +24,7 @@ _LEADING = ("nDCG", "R", "RR", "spearman", "accuracy_knn", "neighbor_recall")
 
 
 def summarize(
-    curves: Curves, about: Mapping[str, Any], settings: Mapping[str, Any]
+    curves: Curves, about: Mapping[str, Any], settings: Mapping[str, Any], *, drawn: bool
 ) -> dict[str, Any]:
     """The entries `verdict` and `measures` of the results document."""
     names = list(dict.fromkeys(record.measure for record in curves.records))
@@ -35,7 +35,7 @@ def summarize(
     bend = knee([r for r in rows if r.precision == "float32"])
     return {
         "verdict": {
-            "headline": _headline(smaller, best, primary, about, settings),
+            "headline": _headline(smaller, best, primary, settings, drawn=drawn),
             "sentences": _sentences(curves, smaller, primary, about),
             "recommended": _point(best),
             "knee": _point(bend),
@@ -56,13 +56,14 @@ def _headline(
     rows: list[Record],
     best: Record | None,
     primary: str,
-    about: Mapping[str, Any],
     settings: Mapping[str, Any],
+    *,
+    drawn: bool,
 ) -> str:
     floor = f"{settings['floor']:.1%}".replace(".0%", "%")
     if not rows:
         return f"Only the full width was measured: {primary} has nothing to be compared with."
-    if about["origin"] == "sample":
+    if drawn:
         good = _cheapest([r for r in rows if r.kept is not None and r.kept >= settings["floor"]])
         figure = (
             f"{name_level(good)} keep {good.kept:.1%} of full-width {primary} on these rows"
