@@ -105,9 +105,10 @@ class TestVectors:
         results = matryo.measure(corpus, queries=queries, metric=metric, precisions="float32,int8")
 
         assert results["settings"]["metric"] == metric
-assert "binary" not in matryo.measure(corpus, queries=queries, metric=metric)["settings"][
-            "precisions"
-        ]
+        assert (
+            "binary"
+            not in matryo.measure(corpus, queries=queries, metric=metric)["settings"]["precisions"]
+        )
         with pytest.raises(UnsupportedError, match=f"need the metric cosine, got {metric}"):
             matryo.measure(corpus, queries=queries, metric=metric, precisions="float32,binary")
 
