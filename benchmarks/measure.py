@@ -115,7 +115,7 @@ def one_pass_rows(quick: bool) -> list[dict[str, Any]]:
         for dim in DIMS:
             search(unit(queries[:, :dim]), unit(corpus[:, :dim]))
 
-    repeats = 3 if quick else 5
+    repeats = 2 if quick else 5
     seconds = interleaved(calls, repeats)
     fastest = min(peers, key=lambda name: seconds[name])
     loops = interleaved(
@@ -176,7 +176,7 @@ def evaluator_rows(quick: bool) -> list[dict[str, Any]]:
     static = StaticEmbedding(tokenizer, embedding_weights=table.astype("float32"))
     model = SentenceTransformer(modules=[static], device="cpu")
     data, dims = demo_data(), (16, 32, 64, 128, 256)
-    n, n_queries = (3000, 200) if quick else (25_000, 1500)
+    n, n_queries = (1500, 100) if quick else (25_000, 1500)
     relevant = {next(iter(found)) for found in list(data.qrels.values())[:n_queries]}
     others = [i for i in data.documents.ids if i not in relevant]
     kept = relevant | set(others[: max(0, n - len(relevant))])

@@ -76,9 +76,9 @@ class FunnelSearch:
         rows = np.arange(self._n)
         scores = np.empty(0, np.float32)
         bytes_read = 0
-        for stage, codes in zip(self.funnel.stages, self._codes, strict=True):
+        for i, (stage, codes) in enumerate(zip(self.funnel.stages, self._codes, strict=True)):
             prefix = truncate(query[None], stage.dim, normalize=self.metric == "cosine")[0]
-            stored = codes if len(rows) == self._n else codes[rows]
+            stored = codes[rows] if i else codes
             form = decode(
                 stored, stage.precision, dim=stage.dim, scales=self._scales.get(stage.dim)
             )
