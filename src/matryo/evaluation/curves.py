@@ -23,7 +23,8 @@ from matryo.evaluation import measures
 from matryo.evaluation.intervals import spearman_shares
 from matryo.evaluation.records import Method, Record, Rules, compare, give_verdict, judge
 from matryo.evaluation.shift import ScoreMap, fit_score_map, flipped
-from matryo.search import Level, Rows, View, pair_scores, scan, stored_form
+from matryo.readers import Rows
+from matryo.search import Level, View, pair_scores, scan, stored_form
 from matryo.transforms import Rotation, fit_scales, truncate
 
 VOTERS = 5  # neighbours of the kNN accuracy

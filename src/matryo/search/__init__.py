@@ -5,14 +5,13 @@ every size, and how rounding and ties are settled.
 """
 
 from matryo.search.funnel import Answer, FunnelSearch
-from matryo.search.scan import Rows, TopK, View, scan
+from matryo.search.scan import TopK, View, scan
 from matryo.search.scores import Level, check_level, pair_scores, stored_form
 
 __all__ = [
     "Answer",
     "FunnelSearch",
     "Level",
-    "Rows",
     "TopK",
     "View",
     "check_level",

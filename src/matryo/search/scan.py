@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from matryo.core import (
     name_rows,
     shorten,
 )
+from matryo.readers import Rows
 from matryo.search.scores import Level, check_level, pair_scores, stored_form
 
 _TILE = 1 << 20  # scores held at once by one worker: 4 MiB stay in its cache
@@ -40,16 +41,6 @@ _SLACK = 4e-6  # how far a float32 score may be from the true one, for vectors o
 _MOST_TIES = 1024  # candidates kept per query beyond k, however many rows are tied
 
 _Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]  # query, row, score
-
-
-class Rows(Protocol):
-    """A corpus: whole vectors by slice or by ascending row numbers."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows and numbers per row."""
-
-    def __getitem__(self, rows: slice | NDArray[np.integer], /) -> NDArray[np.floating]: ...
 
 
 @dataclass(frozen=True)
