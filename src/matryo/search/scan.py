@@ -267,7 +267,7 @@ class _ViewPass:
         query, row = pool.candidates()
         scores = np.empty(len(row), np.float32)
         narrow = self._view.map is None and isinstance(corpus, np.ndarray)
-        source: Any = corpus[:, : level.dim] if narrow else corpus  # type: ignore[index]
+        source: Any = corpus[:, : level.dim] if narrow else corpus
         for at in range(0, len(row), _CHUNK):
             part = slice(at, at + _CHUNK)
             unique, inverse = np.unique(row[part], return_inverse=True)
