@@ -253,6 +253,7 @@ def measure_pairs(
                 bytes_per_vector=level.precision.bytes_per_vector(level.dim),
             )
         )
+    _in_order(curves.records)
     return curves
 
 
@@ -332,6 +333,11 @@ def rotation_map(rotation: Rotation) -> Map:
     return lambda vectors: vectors.astype(np.float32, copy=False) @ matrix
 
 
+def _in_order(records: list[Record]) -> None:
+    """Plain cutting first, then sizes from small to large and formats from wide to narrow."""
+    records.sort(key=lambda r: (r.method != "cut", r.method, r.dim, -r.bytes_per_vector))
+
+
 def _judge_all(
     values: Mapping[tuple[Method, Level], Mapping[str, NDArray[np.float64]]],
     full_dim: int,
@@ -354,7 +360,7 @@ def _judge_all(
                     reference=(method, level) == reference,
                 )
             )
-    curves.records.sort(key=lambda r: (r.method != "cut", r.method, r.dim, -r.bytes_per_vector))
+    _in_order(curves.records)
     pairs: tuple[tuple[Method, Method], ...] = (("cut", "random"), ("rotation", "cut"))
     for a, b in pairs:
         shared = [level for method, level in values if method == a and (b, level) in values]

@@ -146,6 +146,6 @@ def probe_hits(
     """
     from sklearn.linear_model import LogisticRegression
 
-    probe = LogisticRegression(C=10.0, max_iter=1000, tol=1e-3).fit(train, labels)
+    probe = LogisticRegression(C=10.0, max_iter=1000).fit(train, labels)
     hits: NDArray[np.float64] = (probe.predict(test) == truth).astype(np.float64)
     return hits
