@@ -12,7 +12,7 @@ columns `kind` ("document" or "query"), `id`, `text` and `relevant` (for a query
 document, for a document empty): first all documents, then all queries, each sorted by id.
 """
 
-# ruff: noqa: INP001 # a script, not a package
+# a script, not a package
 from __future__ import annotations
 
 import argparse
@@ -34,7 +34,7 @@ def build(glosses: Path, *, seed: int = SEED) -> bytes:
     """The packed demo data set, made from the table of glosses at `glosses`."""
     with gzip.open(glosses, "rt", encoding="utf-8", newline="") as stream:
         synsets = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
-    rng = random.Random(seed)  # noqa: S311 # a draw of examples, no secret
+    rng = random.Random(seed)  # a draw of examples, no secret
     # Example sentences that illustrate several synsets have no single right answer.
     seen = Counter(_first_example(synset) for synset in synsets)
     askable = [s for s in synsets if s["examples"] and seen[_first_example(s)] == 1]
@@ -67,7 +67,7 @@ def main() -> None:
 
     packed = build(arguments.glosses, seed=arguments.seed)
     arguments.target.write_bytes(packed)
-    print(f"{arguments.target}: {len(packed):,} bytes")  # noqa: T201
+    print(f"{arguments.target}: {len(packed):,} bytes")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ output is an .npz with `train` and `test`, float32 of shape `(images, 1280)`, an
 convolution of EfficientNet-Lite0, trained on ImageNet; nothing is trained here.
 """
 
-# ruff: noqa: INP001 # a script, not a package
+# a script, not a package
 from __future__ import annotations
 
 import argparse
@@ -84,9 +84,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     arrays = compute(arguments.images)
-    np.savez(arguments.target, **arrays)
+    np.savez(arguments.target, **arrays)  # type: ignore[arg-type]  # the stub mistakes it for an option
     shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-    print(f"{arguments.target}: {shapes}")  # noqa: T201
+    print(f"{arguments.target}: {shapes}")
 
 
 if __name__ == "__main__":
