@@ -84,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     arrays = compute(arguments.images)
-    np.savez(arguments.target, **arrays)  # type: ignore[arg-type]  # the stub mistakes it for an option
+    np.savez(arguments.target, **arrays)  # type: ignore[arg-type]  # taken for an option
     shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
     print(f"{arguments.target}: {shapes}")
 

@@ -191,6 +191,16 @@ class TestFunnel:
 
         np.testing.assert_array_equal(found, exact.rows)
 
+    def test_of_equal_rows_at_the_border_the_earlier_ones_stay(self):
+        rng = np.random.default_rng(1)
+        corpus = np.repeat(rng.normal(size=(10, 8)).astype(np.float32), 30, axis=0)
+        corpus = corpus[rng.permutation(300)]
+
+        answer = FunnelSearch(corpus, Funnel.parse("8:7")).search(corpus[0])
+
+        twins = np.flatnonzero((corpus == corpus[0]).all(axis=1))
+        np.testing.assert_array_equal(answer.rows, twins[:7])
+
     @given(keeps=st.tuples(st.integers(10, 400), st.integers(10, 400)), seed=st.integers(0, 99))
     def test_a_larger_keep_never_finds_fewer_true_neighbors(self, keeps, seed):
         rng = np.random.default_rng(seed)

@@ -13,6 +13,8 @@ from matryo.core import DimError, Funnel, InputError, Metric, Scan, UnsupportedE
 from matryo.search.scores import Level, check_level
 from matryo.transforms import decode, encode, truncate
 
+_ROUNDING = 8e-6  # of a float32 score, for prefixes of length 1
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -57,6 +59,7 @@ class FunnelSearch:
         self._scales = dict(scales or {})
         self._n = len(vectors)
         self._codes: list[NDArray[Any]] = []
+        self._longest: list[float] = []  # length of the longest prefix of each stage
         for stage in funnel.stages:
             if stage.dim > vectors.shape[1]:
                 raise DimError(f"stage {stage} is wider than the vectors, {vectors.shape[1]}")
@@ -64,6 +67,8 @@ class FunnelSearch:
             prefix = truncate(vectors, stage.dim, normalize=metric == "cosine")
             codes = encode(prefix, stage.precision, scales=self._scales.get(stage.dim))
             self._codes.append(np.ascontiguousarray(codes))
+            squares = np.einsum("ij,ij->i", prefix, prefix, dtype=np.float64)
+            self._longest.append(float(np.sqrt(squares.max())))
 
     def search(self, query: NDArray[np.floating]) -> Answer:
         """Run the funnel for one whole query vector of `(full_dim,)` numbers.
@@ -86,13 +91,17 @@ class FunnelSearch:
             scores = form @ prefix.astype(np.float32)
             if self.metric == "l2":
                 scores = 2 * scores - np.einsum("ij,ij->i", form, form) - prefix @ prefix
+            # Every row that may belong to the best, by the rounding of float32, is scored again in
+            # float64: equal rows are ties, and of ties the earlier row goes first.
+            longest = self._longest[i]
+            slack = _ROUNDING * longest * max(longest, 2 * float(np.linalg.norm(prefix)))
             keep = min(stage.keep, len(rows))
-            best = np.argpartition(-scores, keep - 1)[:keep] if keep < len(rows) else slice(None)
-            rows, scores, form = rows[best], scores[best], form[best]
-            # the few rows that go on are scored in float64, so that equal rows are ties
+            bar = np.partition(scores, len(rows) - keep)[len(rows) - keep] - slack
+            best = np.flatnonzero(scores >= bar)
+            rows, form = rows[best], form[best]
             left, right = prefix.astype(np.float64), form.astype(np.float64)
             exact = -np.square(right - left).sum(axis=1) if self.metric == "l2" else right @ left
             scores = exact.astype(np.float32)
-            order = np.lexsort((rows, -scores))
+            order = np.lexsort((rows, -scores))[:keep]
             rows, scores = rows[order], scores[order]
         return Answer(rows, scores, bytes_read)
