@@ -23,7 +23,7 @@ from matryo.evaluation import (
 )
 from matryo.search import Level
 
-RUNS = 250
+RUNS = 400
 
 
 def most_misses(level, runs=RUNS):
@@ -41,10 +41,12 @@ DRAWS = {
     "coin near 1": (lambda rng, n: (rng.random(n) < 0.98).astype(float), 0.98),
     "recall near 1": (lambda rng, n: recalls(rng, n, 0.98), 0.98),
     "beta": (lambda rng, n: rng.beta(2, 5, n), 2 / 7),
+    "three points": (lambda rng, n: rng.choice([1, 0.9, 0.5], n, p=[0.9, 0.08, 0.02]), 0.982),
     "rare hits": (lambda rng, n: rng.binomial(1, 0.03, n) * 0.5, 0.015),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [30, 225, 1000])
 @pytest.mark.parametrize("name", DRAWS)
 def test_mean_intervals_cover_as_often_as_they_say(name, n):
@@ -56,6 +58,7 @@ def test_mean_intervals_cover_as_often_as_they_say(name, n):
     assert sum(not low <= mean <= high for low, high in intervals) <= most_misses(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [40, 300])
 def test_share_intervals_cover_the_share_of_the_means(n):
     rng = np.random.default_rng(5)
@@ -69,6 +72,7 @@ def test_share_intervals_cover_the_share_of_the_means(n):
     assert misses <= most_misses(0.1)
 
 
+@pytest.mark.slow
 def test_a_family_of_intervals_holds_together():
     rng = np.random.default_rng(2)
     wrong = 0
@@ -83,6 +87,7 @@ def test_a_family_of_intervals_holds_together():
     assert wrong <= most_misses(0.1)
 
 
+@pytest.mark.slow
 def test_the_same_model_twice_is_called_different_no_more_often_than_the_level():
     rng = np.random.default_rng(8)
     a, b = recalls(rng, 500, 0.9), recalls(rng, 500, 0.85)
@@ -93,6 +98,16 @@ def test_the_same_model_twice_is_called_different_no_more_often_than_the_level()
         called += compare(left, right, confidence=0.9, family=1)["shown"] is not None
 
     assert called <= most_misses(0.1)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_so_do_a_hundred_intervals(name):
+    draw, mean = DRAWS[name]
+    rng = np.random.default_rng(12)
+
+    intervals = [mean_interval(draw(rng, 100), confidence=0.8) for _ in range(100)]
+
+    assert sum(not low <= mean <= high for low, high in intervals) <= most_misses(0.2, 100)
 
 
 def test_a_real_difference_is_seen():

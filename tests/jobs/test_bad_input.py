@@ -117,13 +117,16 @@ class TestMeetings:
             matryo.measure(path, model=words)
 
     def test_fewer_queries_than_any_verdict_needs(self, corpus, queries):
-        with pytest.raises(
-            TooFewError, match=r"at least 10 queries .* floor 0.5 .* got 9"
-        ) as error:
-            matryo.measure(corpus, queries=queries[:9], floor=0.5, dims="16,32")
+        # five rows beside the reference share 5 %: the exact interval of n hits ends at α^(1/n)
+        needed = next(n for n in range(1, 99) if (0.05 / 5 / 2) ** (1 / n) >= 0.5)
 
-        assert error.value.needed == 10
-        matryo.measure(corpus, queries=queries[:10], floor=0.5, dims="16,32")
+        with pytest.raises(
+            TooFewError, match=rf"at least {needed} queries .* floor 0.5 .* got {needed - 1}"
+        ) as error:
+            matryo.measure(corpus, queries=queries[: needed - 1], floor=0.5, dims="16,32")
+
+        assert error.value.needed == needed
+        matryo.measure(corpus, queries=queries[:needed], floor=0.5, dims="16,32")
 
 
 class TestDims:

@@ -6,26 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.search.plain import plain_scores, plain_top
 
 from matryo.core import DimError, Funnel, InputError, Precision, UnsupportedError, VectorError
 from matryo.search import FunnelSearch, Level, View, scan
 from matryo.transforms import Rotation, fit_scales, truncate
 
 DIMS = (4, 8, 24)
-
-
-def plain_scores(queries, corpus, dim, metric):
-    q, x = queries[:, :dim].astype(float), corpus[:, :dim].astype(float)
-    if metric == "cosine":
-        q = q / np.linalg.norm(q, axis=1, keepdims=True)
-        x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    if metric == "l2":
-        return -np.square(q[:, None] - x[None]).sum(-1)
-    return q @ x.T
-
-
-def plain_top(scores, k):
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
 @pytest.fixture
@@ -229,3 +216,39 @@ class TestFunnel:
         for text in ("8[4x2]:10", "8:10,exact"):
             with pytest.raises(UnsupportedError, match="plain stages only"):
                 FunnelSearch(data[1], Funnel.parse(text))
+
+
+def test_ties_beyond_what_is_kept_still_go_by_the_stated_order():
+    corpus = np.ones((3000, 4), np.float32)
+    reversed_order = np.arange(3000)[::-1]
+
+    top = scan(corpus[:2], corpus, {"c": View([Level(2), Level(4)])}, k=3, tie_order=reversed_order)
+
+    for found in top.values():
+        np.testing.assert_array_equal(found.rows, [[2999, 2998, 2997]] * 2)
+        assert all(len(rows) == 1024 for rows in found.tied)
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.INT8])
+def test_distances_far_from_the_origin_are_right(precision):
+    rng = np.random.default_rng(0)
+    corpus = (1000 + rng.normal(size=(9000, 16))).astype(np.float32)
+    queries = (1000 + rng.normal(size=(80, 16))).astype(np.float32)
+    level, scales = Level(16, precision), {16: fit_scales(corpus)}
+
+    found = scan(queries, corpus, {"c": View([level], scales=scales)}, k=5, metric="l2")["c", level]
+
+    stored = corpus.astype(float)
+    if precision is Precision.INT8:
+        stored = np.clip(np.rint(corpus / scales[16]), -127, 127) * scales[16].astype(float)
+    scores = plain_scores(queries, stored, 16, "l2")
+    best = np.take_along_axis(scores, found.rows, 1)
+    np.testing.assert_allclose(best, -np.sort(-scores, axis=1)[:, :5], rtol=1e-6)
+
+
+def test_numbers_too_small_for_float32_have_no_cosine():
+    corpus = np.ones((50, 4), np.float32)
+    corpus[7] = 1e-40
+
+    with pytest.raises(VectorError, match=r"less than 1e-37\) remain of 1 of them.*: 7"):
+        scan(corpus[:2], corpus, {"c": View([Level(4)])}, k=3)

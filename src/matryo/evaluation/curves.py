@@ -24,7 +24,7 @@ from matryo.evaluation.intervals import spearman_shares
 from matryo.evaluation.records import Method, Record, Rules, compare, give_verdict, judge
 from matryo.evaluation.shift import ScoreMap, fit_score_map, flipped
 from matryo.readers import Rows
-from matryo.search import Level, View, pair_scores, scan, stored_form
+from matryo.search import MOST_TIES, Level, TopK, View, pair_scores, scan, stored_form
 from matryo.transforms import Rotation, fit_scales, truncate
 
 VOTERS = 5  # neighbours of the kNN accuracy
@@ -154,6 +154,7 @@ def measure_search(
         progress=progress,
     )
     truth = top["cut", Level(full_dim)]
+    _refuse_endless_ties(truth)
     fidelity = f"neighbor_recall@{k}"
     values: dict[tuple[Method, Level], dict[str, NDArray[np.float64]]] = {}
     for (method, level), found in top.items():
@@ -331,6 +332,18 @@ def rotation_map(rotation: Rotation) -> Map:
     """The rotation as a float32 product, for chunks of a pass."""
     matrix = rotation.rotation_.astype(np.float32)
     return lambda vectors: vectors.astype(np.float32, copy=False) @ matrix
+
+
+def _refuse_endless_ties(truth: TopK) -> None:
+    """Without a list of every row that is as near as the k-th, recall would be too low."""
+    endless = [i for i, rows in enumerate(truth.tied) if len(rows) >= MOST_TIES]
+    if endless:
+        raise InputError(
+            f"more than {MOST_TIES:,} documents are exactly as near as the last neighbor of query "
+            f"number {endless[0]}{f' and {len(endless) - 1} more' if endless[1:] else ''}: its "
+            "neighbors are not defined",
+            hint="leave out documents that repeat one another",
+        )
 
 
 def _in_order(records: list[Record]) -> None:

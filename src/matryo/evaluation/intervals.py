@@ -168,11 +168,9 @@ def queries_needed(
 
 def fewest_queries(floor: float, *, confidence: float = 0.95, family: int = 1) -> int:
     """The number of queries below which no result at all, good or bad, could lead to a verdict."""
-    perfect, enough = np.ones(1), -math.log((1 - confidence) / family / 2)
-    kept = _log_products(perfect / floor - 1) if floor < 1 else np.zeros(1)
-    missed = _log_products(perfect / max(1 - floor, 1e-9) - 1) if floor > 0 else np.zeros(1)
-    n = 1
-    while all(logsumexp(n * sums + _LOG_WEIGHTS) < enough for sums in (kept, missed)):
+    # the exact interval of hits, or of misses, alone ends at α^(1/n)
+    alpha, n = (1 - confidence) / family / 2, 1
+    while alpha ** (1 / n) < floor <= 1 - alpha ** (1 / n):
         n += 1
     return n
 

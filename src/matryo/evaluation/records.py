@@ -145,7 +145,7 @@ def judge(
     verdict = give_verdict(share, rules, reference=reference)
     if verdict == "cannot tell" and share is not None:
         needed = queries_needed(values, full, rules.floor, confidence=confidence, family=family)
-    if reference:
+    if reference and share is not None:
         kept, share = 1.0, Interval(1.0, 1.0)
         if measure.startswith("neighbor_recall"):
             low = high = 1.0  # exact search is what recall is measured against

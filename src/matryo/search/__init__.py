@@ -5,10 +5,11 @@ every size, and how rounding and ties are settled.
 """
 
 from matryo.search.funnel import Answer, FunnelSearch
-from matryo.search.scan import TopK, View, scan
+from matryo.search.scan import MOST_TIES, TopK, View, scan
 from matryo.search.scores import Level, check_level, pair_scores, stored_form
 
 __all__ = [
+    "MOST_TIES",
     "Answer",
     "FunnelSearch",
     "Level",

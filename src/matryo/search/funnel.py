@@ -57,7 +57,7 @@ class FunnelSearch:
             raise UnsupportedError(f"this search runs plain stages only, got {funnel}")
         self.funnel, self.metric = funnel, metric
         self._scales = dict(scales or {})
-        self._n = len(vectors)
+        self._n, self._full_dim = vectors.shape
         self._codes: list[NDArray[Any]] = []
         self._longest: list[float] = []  # length of the longest prefix of each stage
         for stage in funnel.stages:
@@ -74,10 +74,12 @@ class FunnelSearch:
         """Run the funnel for one whole query vector of `(full_dim,)` numbers.
 
         Raises:
-            InputError: not one vector.
+            InputError: not one vector, or of another width.
         """
-        if query.ndim != 1:
-            raise InputError(f"expected one query vector, got shape {query.shape}")
+        if query.shape != (self._full_dim,):
+            raise InputError(
+                f"expected one query vector of {self._full_dim} numbers, got shape {query.shape}"
+            )
         rows = np.arange(self._n)
         scores = np.empty(0, np.float32)
         bytes_read = 0

@@ -38,7 +38,8 @@ _CHUNK = 1024  # rows scored at once
 _READ = 8192  # rows read at once: long reads for memory-mapped files
 _SHORT = 32  # up to this dim a product is made anew instead of being summed up
 _SLACK = 4e-6  # how far a float32 score may be from the true one, for vectors of length 1
-_MOST_TIES = 1024  # candidates kept per query beyond k, however many rows are tied
+MOST_TIES = 1024  # candidates kept per query beyond k, however many rows are tied
+_LEAST = 1e-37  # length below which float32 numbers have lost their digits
 
 _Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]  # query, row, score
 
@@ -65,7 +66,7 @@ class TopK:
     Attributes:
         rows: `(queries, k)` row numbers, best first.
         scores: `(queries, k)` float32 scores, descending.
-        tied: For each query the rows beyond k whose score equals the k-th.
+        tied: For each query the rows beyond k whose score equals the k-th; at most 1,024.
     """
 
     rows: NDArray[np.int64]
@@ -117,16 +118,21 @@ def scan(
         )
     check_vectors(queries, what="queries")
     most_excluded = max((len(rows) for rows in exclude), default=0) if exclude else 0
-    if k > n - most_excluded:
+    if not 1 <= k <= n - most_excluded:
         raise InputError(
-            f"k must be at most the number of documents to find, {n - most_excluded}, got {k}", k=k
+            "k must be at least 1 and at most the number of documents to find, "
+            f"{n - most_excluded}, got {k}",
+            k=k,
         )
     for view in views.values():
         for level in view.levels:
             check_level(level, metric)
             if level.dim > full_dim:
                 raise DimError(f"dim must be at most {full_dim}, got {level.dim}", dim=level.dim)
-    passes = {name: _ViewPass(view, queries, k, metric) for name, view in views.items()}
+    passes = {
+        name: _ViewPass(view, queries, k=k, metric=metric, tie_order=tie_order)
+        for name, view in views.items()
+    }
     excluded = _Excluded(exclude)
     scratch = _Scratch(len(queries))
 
@@ -148,7 +154,7 @@ def scan(
         for _ in pool.map(work, range(0, n, _READ)):
             pass
         jobs = [(name, level) for name, view in views.items() for level in view.levels]
-        tops = pool.map(lambda job: passes[job[0]].finish(job[1], corpus, tie_order), jobs)
+        tops = pool.map(lambda job: passes[job[0]].finish(job[1], corpus), jobs)
         return dict(zip(jobs, tops, strict=True))
 
 
@@ -193,8 +199,16 @@ class _Scratch(threading.local):
 class _ViewPass:
     """The running state of one view: its queries, and the candidates of each level."""
 
-    def __init__(self, view: View, queries: NDArray[np.floating], k: int, metric: Metric) -> None:
-        self._view, self._metric = view, metric
+    def __init__(
+        self,
+        view: View,
+        queries: NDArray[np.floating],
+        *,
+        k: int,
+        metric: Metric,
+        tie_order: NDArray[np.integer] | None,
+    ) -> None:
+        self._view, self._metric, self._tie_order = view, metric, tie_order
         self._queries = _mapped(view, queries)
         plain = sorted(lev for lev in view.levels if lev.precision is Precision.FLOAT32)
         self._coded = [lev for lev in view.levels if lev.precision is not Precision.FLOAT32]
@@ -208,10 +222,16 @@ class _ViewPass:
         # The order of the rows does not depend on the length of a query, save for l2: queries of
         # length 1 let one running sum serve every size.
         lengths = np.sqrt(_full(squares))
-        scaled = self._queries if metric == "l2" else self._queries / lengths[:, None]
+        scaled: NDArray[np.floating] = self._queries / lengths[:, None]
+        self._centre = np.zeros(queries.shape[1], np.float32)
+        if metric == "l2":
+            # Distances stay when everything is moved; far from the origin float32 would lose them.
+            self._centre = self._queries.mean(axis=0, dtype=np.float64).astype(np.float32)
+            scaled = self._queries - self._centre
+            lengths = np.linalg.norm(scaled.astype(np.float64), axis=1)
         self._running = np.ascontiguousarray(scaled, dtype=np.float32)
         self._lengths = lengths if metric == "l2" else np.ones(len(lengths))
-        self._pools = {level: _Pool(len(queries), k) for level in view.levels}
+        self._pools = {level: _Pool(len(queries), k, tie_order) for level in view.levels}
 
     def add(
         self,
@@ -222,11 +242,12 @@ class _ViewPass:
         scratch: _Scratch,
     ) -> None:
         """Score one chunk at every level and keep what may belong to the top k."""
-        rows = _mapped(self._view, chunk)
+        whole = _mapped(self._view, chunk)
+        rows = whole - self._centre if self._metric == "l2" else whole
         squares = _prefix_squares(rows, [level.dim for level in self._view.levels])
         if self._metric == "cosine":
             _refuse_zero_prefixes(squares, self._view.levels, "documents", start, ids)
-        forms = {level: self._stored(rows, level) for level in self._coded}
+        forms = {level: self._stored(whole, level, start, ids) for level in self._coded}
         scaled = {
             level: rows[:, : level.dim]
             * (1 / np.sqrt(squares[level.dim]))[:, None].astype(np.float32)
@@ -261,7 +282,7 @@ class _ViewPass:
                     self._rank(scores, np.einsum("ij,ij->i", form, form), out=scores)
                 self._pools[level].offer(scores, **tile)
 
-    def finish(self, level: Level, corpus: Rows, tie_order: NDArray[np.integer] | None) -> TopK:
+    def finish(self, level: Level, corpus: Rows) -> TopK:
         """Score the candidates of a level again in float64 and put them in order."""
         pool = self._pools[level]
         query, row = pool.candidates()
@@ -280,11 +301,27 @@ class _ViewPass:
                 scales=self._view.scales.get(level.dim),
             )
         found = (query, row, scores)
-        return _best(found, k=pool.k, n_queries=len(self._queries), tie_order=tie_order)
+        return _best(found, k=pool.k, n_queries=len(self._queries), tie_order=self._tie_order)
 
-    def _stored(self, rows: NDArray[np.floating], level: Level) -> NDArray[np.float32]:
+    def _stored(
+        self,
+        rows: NDArray[np.floating],
+        level: Level,
+        start: int,
+        ids: Sequence[str | int] | None,
+    ) -> NDArray[np.float32]:
         scales = self._view.scales.get(level.dim)
-        return stored_form(rows, level, metric=self._metric, scales=scales)
+        try:
+            form = stored_form(rows, level, metric=self._metric, scales=scales)
+            return form - self._centre[: level.dim] if self._metric == "l2" else form
+        except VectorError as error:  # numbers beyond float16, named by their place in the chunk
+            names = name_rows(np.array(vars(error)["ids"]) + start, ids)
+            raise VectorError(
+                f"documents: numbers too large for {level.precision} in {len(names)} of them: "
+                f"{shorten(names)}",
+                hint=error.hint,
+                ids=names,
+            ) from error
 
     def _rank(
         self, products: NDArray[np.float32], squares: NDArray[np.floating], out: NDArray[np.float32]
@@ -308,8 +345,9 @@ class _ViewPass:
 class _Pool:
     """For one level, the rows of each query that may still belong to its top k."""
 
-    def __init__(self, n_queries: int, k: int) -> None:
+    def __init__(self, n_queries: int, k: int, tie_order: NDArray[np.integer] | None) -> None:
         self.k = k
+        self._tie_order = tie_order
         self._lock = Lock()
         self._bar = np.full(n_queries, -np.inf, np.float32)
         self._slack = np.zeros(n_queries, np.float32)
@@ -365,18 +403,26 @@ class _Pool:
             np.concatenate(c) for c in zip(self._kept, *self._pending, strict=True)
         )
         self._pending, self._n_pending = [], 0
-        if len(query) < len(self._bar) * (self.k + _MOST_TIES):
-            order = np.argsort(_descending_keys(query, score))
-        else:  # too many ties to keep all: of equal scores the earlier rows stay
-            order = np.lexsort((row, -score, query))
+        order = np.argsort(_descending_keys(query, score))
         query, row, score = query[order], row[order], score[order]
         starts = np.searchsorted(query, np.arange(len(self._bar) + 1))
         enough = np.flatnonzero(np.diff(starts) >= self.k)
-        self._bar[enough] = score[starts[enough] + self.k - 1] - self._slack[enough]
+        kth = np.full(len(self._bar), -np.inf, np.float32)
+        kth[enough] = score[starts[enough] + self.k - 1]
+        self._bar[enough] = kth[enough] - self._slack[enough]
         keep = (score >= self._bar[query]) & (score > -np.inf)
-        if len(query) >= len(self._bar) * (self.k + _MOST_TIES):
-            keep &= np.arange(len(query)) - starts[query] < self.k + _MOST_TIES
-        self._kept = query[keep], row[keep], score[keep]
+        query, row, score = query[keep], row[keep], score[keep]
+        if np.bincount(query, minlength=1).max() > self.k + MOST_TIES:
+            # Too many rows within rounding of the k-th to keep them all: those that are better for
+            # certain stay, and then the first by the order of ties.
+            near = score <= (kth + self._slack)[query]
+            place = row if self._tie_order is None else self._tie_order[row]
+            order = np.lexsort((place, near, query))
+            query, row, score = query[order], row[order], score[order]
+            first = np.searchsorted(query, np.arange(len(self._bar)))
+            keep = np.arange(len(query)) - first[query] < self.k + MOST_TIES
+            query, row, score = query[keep], row[keep], score[keep]
+        self._kept = query, row, score
 
 
 def _descending_keys(query: NDArray[np.int64], score: NDArray[np.float32]) -> NDArray[np.uint64]:
@@ -446,12 +492,12 @@ def _refuse_zero_prefixes(
     ids: Sequence[str | int] | None,
 ) -> None:
     smallest = min(level.dim for level in levels)
-    zero = np.flatnonzero(squares[smallest] == 0)
+    zero = np.flatnonzero(squares[smallest] < _LEAST**2)
     if zero.size:
         names = name_rows(zero + start, ids)
         raise VectorError(
-            f"{what} cut to {smallest} numbers: only zeros remain of {len(names)} of them, so they "
-            f"have no cosine: {shorten(names)}",
+            f"{what} cut to {smallest} numbers: only zeros (or less than {_LEAST:g}) remain of "
+            f"{len(names)} of them, so they have no cosine: {shorten(names)}",
             hint=f"use dims above {smallest}, or leave these rows out",
             ids=names,
         )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import Metric, Precision, UnsupportedError
+from matryo.core import METRICS, InputError, Metric, Precision, UnsupportedError
 from matryo.transforms import decode, encode, truncate
 
 
@@ -28,11 +28,14 @@ class Level(NamedTuple):
 
 
 def check_level(level: Level, metric: Metric) -> None:
-    """Refuse a precision that has no meaning for the metric.
+    """Refuse a metric that is none, and a precision that has no meaning for it.
 
     Raises:
+        InputError: no such metric.
         UnsupportedError: binary codes keep directions only, so they need the cosine.
     """
+    if metric not in METRICS:
+        raise InputError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if level.precision is Precision.BINARY and metric != "cosine":
         raise UnsupportedError(
             f"binary codes keep only directions, so they need the metric cosine, got {metric}",
