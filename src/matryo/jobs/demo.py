@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "float16", "int8", "binary")
 
 
 def demo_data() -> RetrievalData:
-    """25,000 WordNet entries ("word, word: definition") and 1,500 example sentences that belong to one.
+    """25,000 WordNet entries ("word, word: definition"), and 1,500 example sentences of theirs.
 
     WordNet 3.0, copyright 2006 by Princeton University; its notice lies beside the data.
     """
