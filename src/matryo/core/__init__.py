@@ -21,7 +21,19 @@ from matryo.core.errors import (
 )
 from matryo.core.files import replacing, replacing_folder, write_atomically
 from matryo.core.nesting import Nesting, check_dim
-from matryo.core.plan import Exact, ExitPolicy, Funnel, Lists, Plan, Promise, Scan, Stage
+from matryo.core.plan import (
+    Exact,
+    ExitPolicy,
+    Funnel,
+    Line,
+    Lists,
+    Margin,
+    Plan,
+    Promise,
+    Scan,
+    Stage,
+    Threshold,
+)
 from matryo.core.precision import Precision
 from matryo.core.protocols import Capabilities, Encoder, Hits, Store, Transform
 from matryo.core.registry import Entry, Registry
@@ -41,7 +53,9 @@ __all__ = [
     "Funnel",
     "Hits",
     "InputError",
+    "Line",
     "Lists",
+    "Margin",
     "MatryoError",
     "Metric",
     "MissingExtraError",
@@ -59,6 +73,7 @@ __all__ = [
     "SpaceMismatchError",
     "Stage",
     "Store",
+    "Threshold",
     "TooFewError",
     "Transform",
     "UnknownNameError",

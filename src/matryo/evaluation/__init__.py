@@ -4,6 +4,16 @@ Hides how fidelity and relevance are computed from one pass, which bound stands 
 how baselines are fitted without seeing a query, and how a verdict follows from what is shown.
 """
 
+from matryo.evaluation.bounds import (
+    check_enough,
+    conformal_knob,
+    fewest_certifying,
+    gains,
+    hoeffding_bentkus_p_value,
+    mean_p_value,
+    queries_to_certify,
+    share_p_value,
+)
 from matryo.evaluation.curves import (
     Curves,
     Grid,
@@ -33,22 +43,30 @@ __all__ = [
     "Record",
     "Rules",
     "ScoreMap",
+    "check_enough",
     "compare",
+    "conformal_knob",
     "difference_interval",
+    "fewest_certifying",
     "fewest_queries",
     "fit_score_map",
     "fit_steps",
+    "gains",
+    "hoeffding_bentkus_p_value",
     "judge",
     "knee",
     "mean_interval",
+    "mean_p_value",
     "measure_labels",
     "measure_pairs",
     "measure_search",
     "neighbor_recall",
     "parse_relevance",
     "queries_needed",
+    "queries_to_certify",
     "relevance",
     "share_interval",
+    "share_p_value",
     "spearman_shares",
     "trec_order",
 ]

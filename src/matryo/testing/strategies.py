@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from matryo.core import Exact, Funnel, Lists, Nesting, Precision, Scan, Stage
+from matryo.core import Exact, Funnel, Line, Lists, Margin, Nesting, Precision, Scan, Stage
 from matryo.transforms import normalize
 
 Arrays = st.SearchStrategy[NDArray[Any]]
@@ -71,7 +71,15 @@ def funnels(draw: st.DrawFn, *, max_dim: int = 1024, max_keep: int = 2000) -> Fu
         )
         for place, keep in enumerate(sorted(keeps, reverse=True))
     ]
-    return Funnel(tuple(stages), draw(st.sampled_from([None, Exact()])))
+    number = st.floats(-10, 10)
+    line = st.builds(Line, number, number, st.floats(0, 10))
+    margin = st.builds(
+        Margin,
+        probe=st.integers(min(keeps), max_keep),
+        width=number,
+        lines=st.tuples(*[line] * (len(stages) - 1)),
+    )
+    return Funnel(tuple(stages), draw(st.one_of(st.just(None), st.just(Exact()), margin)))
 
 
 def ids(n_rows: int) -> st.SearchStrategy[list[str] | list[int]]:
