@@ -17,11 +17,13 @@ from matryo.evaluation.bounds import (
 from matryo.evaluation.curves import (
     Curves,
     Grid,
+    fit_sample,
     fit_steps,
     measure_labels,
     measure_pairs,
     measure_search,
 )
+from matryo.evaluation.funnels import FunnelTable, Judged
 from matryo.evaluation.intervals import (
     Interval,
     difference_interval,
@@ -31,14 +33,22 @@ from matryo.evaluation.intervals import (
     share_interval,
     spearman_shares,
 )
-from matryo.evaluation.measures import neighbor_recall, parse_relevance, relevance, trec_order
+from matryo.evaluation.measures import (
+    cutoff,
+    neighbor_recall,
+    parse_relevance,
+    relevance,
+    trec_order,
+)
 from matryo.evaluation.records import Origin, Record, Rules, compare, judge, knee
 from matryo.evaluation.shift import ScoreMap, fit_score_map
 
 __all__ = [
     "Curves",
+    "FunnelTable",
     "Grid",
     "Interval",
+    "Judged",
     "Origin",
     "Record",
     "Rules",
@@ -46,9 +56,11 @@ __all__ = [
     "check_enough",
     "compare",
     "conformal_knob",
+    "cutoff",
     "difference_interval",
     "fewest_certifying",
     "fewest_queries",
+    "fit_sample",
     "fit_score_map",
     "fit_steps",
     "gains",

@@ -118,8 +118,7 @@ def measure_search(
     levels, baseline = grid.levels(full_dim), grid.baseline_levels(full_dim)
     rules.check_enough(len(queries), max(1, len(levels) - 1))
     rng = np.random.default_rng(grid.seed)
-    kept_out = np.concatenate(exclude) if exclude else np.empty(0, np.int64)
-    sample = _sample(corpus, grid, rng, kept_out, ids)
+    sample = fit_sample(corpus, grid.nesting, grid.metric, exclude=exclude, ids=ids, seed=rng)
     views = {"cut": View(levels, scales=fit_steps(sample, levels, grid.metric))}
     how = [
         f"Exact search by {grid.metric} over all {corpus.shape[0]:,} documents at every size, "
@@ -291,7 +290,7 @@ def measure_labels(
     levels, baseline = grid.levels(full_dim), grid.baseline_levels(full_dim)
     rules.check_enough(len(test), max(1, len(levels) - 1))
     rng = np.random.default_rng(grid.seed)
-    sample = _sample(train, grid, rng, np.empty(0, np.int64))
+    sample = fit_sample(train, grid.nesting, grid.metric, seed=rng)
     views = {"cut": View(levels, scales=fit_steps(sample, levels, grid.metric))}
     how = [
         f"kNN: the {VOTERS} nearest of {len(train):,} training rows vote with their score. "
@@ -443,14 +442,30 @@ def _fit_score_maps(
     return maps, thresholds
 
 
-def _sample(
+def fit_sample(
     corpus: Rows,
-    grid: Grid,
-    rng: np.random.Generator,
-    kept_out: NDArray[np.integer],
+    nesting: Nesting,
+    metric: Metric,
+    *,
+    exclude: Sequence[NDArray[np.integer]] | None = None,
     ids: Sequence[str | int] | None = None,
+    seed: int | np.random.Generator = 0,
 ) -> NDArray[np.float32]:
-    """Rows to fit on: at most half of the corpus, none of `kept_out`, in ascending order."""
+    """Rows to fit on: at most 20,000 and half of the corpus, none that asks, in ascending order.
+
+    Args:
+        corpus: `(n, full_dim)` whole vectors.
+        nesting: Sizes they will be cut to.
+        metric: What scores them.
+        exclude: For each query the rows that are the query itself.
+        ids: Names of the rows, for messages.
+        seed: Seed of the draw, or a generator to draw from.
+
+    Raises:
+        TooFewError: fewer than 32 rows are left.
+        VectorError: a row that cannot be used.
+    """
+    kept_out = np.concatenate(exclude) if exclude else np.empty(0, np.int64)
     free = np.setdiff1d(np.arange(corpus.shape[0]), kept_out)
     if len(free) < _MIN_FIT_ROWS:
         raise TooFewError(
@@ -460,13 +475,13 @@ def _sample(
             needed=_MIN_FIT_ROWS,
         )
     size = min(_FIT_ROWS, max(_MIN_FIT_ROWS, len(free) // 2))
-    rows = np.sort(rng.choice(free, size, replace=False))
+    rows = np.sort(np.random.default_rng(seed).choice(free, size, replace=False))
     sample = np.asarray(corpus[rows], np.float32)
     # whatever is fitted would name a bad row by its place in the sample, which nobody knows
     names = name_rows(rows, ids)
     check_vectors(sample, what="documents", ids=names)
-    if grid.metric == "cosine":
-        dim = grid.nesting.dims[0]
+    if metric == "cosine":
+        dim = nesting.dims[0]
         check_vectors(sample[:, :dim], what=f"documents cut to {dim} numbers", ids=names)
     return sample
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import UnknownNameError
-from matryo.search import TopK
+from matryo.search import NOWHERE, TopK
 
 RELEVANCE = ("nDCG", "R", "RR", "P", "AP", "Success")
 
@@ -72,7 +72,7 @@ def relevance(
     Documents with one score are ordered as trec_eval orders them, by descending id.
 
     Args:
-        found: Answers, at least as wide as the largest cutoff.
+        found: Answers, at least as wide as the largest cutoff; `NOWHERE` stands for no row.
         query_ids: Id of each query.
         document_ids: Id of each row of the corpus.
         qrels: Judgments; every query has at least one positive one.
@@ -87,7 +87,8 @@ def relevance(
     # first), so they are given places, which leave nothing to order.
     run = {}
     for query, rows, scores in zip(query_ids, found.rows, found.scores, strict=True):
-        ranked = sorted((s, document_ids[row]) for s, row in zip(scores, rows, strict=True))
+        pairs = zip(scores, rows, strict=True)
+        ranked = sorted((s, document_ids[row]) for s, row in pairs if row != NOWHERE)
         run[query] = {name: float(place) for place, (_, name) in enumerate(ranked)}
     place = {query: i for i, query in enumerate(query_ids)}
     values = {name: np.zeros(len(query_ids)) for name in names}

@@ -56,8 +56,9 @@ def truncate(
     unit = np.empty(prefix.shape, prefix.dtype)
     for rows in slices(len(prefix)):
         part = prefix[rows].astype(np.float64)
-        # the largest number becomes 1 first: squares of 1e-200 would vanish even in float64
-        part /= np.abs(part).max(axis=1, keepdims=True)
+        if prefix.dtype == np.float64:
+            # the largest number becomes 1 first: squares of 1e-200 would vanish even in float64
+            part /= np.abs(part).max(axis=1, keepdims=True)
         part /= np.sqrt(np.einsum("ij,ij->i", part, part))[:, None]
         unit[rows] = part
     return unit

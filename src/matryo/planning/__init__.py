@@ -1,0 +1,28 @@
+"""Chooses what to run, with a promise: candidates, what they cost, and which of them are certified.
+
+Hides how candidates are ordered on some queries, tested on others and reported on a third part, how
+the cost of a funnel is modelled for a machine, and how a finished decision is put into words. It
+never serves.
+"""
+
+from matryo.planning.candidates import funnel_candidates
+from matryo.planning.certify import split_queries
+from matryo.planning.choose import Candidate, Choice, Choices, choose
+from matryo.planning.cost import Budget, Cost, Machine, Prices, cost, this_machine
+from matryo.planning.parts import Calibration
+
+__all__ = [
+    "Budget",
+    "Calibration",
+    "Candidate",
+    "Choice",
+    "Choices",
+    "Cost",
+    "Machine",
+    "Prices",
+    "choose",
+    "cost",
+    "funnel_candidates",
+    "split_queries",
+    "this_machine",
+]
