@@ -1,12 +1,23 @@
 """The main jobs as Python calls; the command line does nothing that is not here.
 
 Hides how a path is recognized as vectors, texts or a benchmark, how texts become vectors once, and
-how a measurement is put into one document with its verdict.
+how a measurement or a plan is put into one document with its verdict.
 """
 
 from matryo.jobs.demo import demo, demo_data, without_text
 from matryo.jobs.encoding import encode
 from matryo.jobs.measuring import measure
+from matryo.jobs.planning import Planned, check, plan
 from matryo.jobs.sources import open_source
 
-__all__ = ["demo", "demo_data", "encode", "measure", "open_source", "without_text"]
+__all__ = [
+    "Planned",
+    "check",
+    "demo",
+    "demo_data",
+    "encode",
+    "measure",
+    "open_source",
+    "plan",
+    "without_text",
+]

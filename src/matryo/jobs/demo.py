@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from matryo.core import Encoder, Funnel, Side
 from matryo.encoders import EncodingCache, encode_texts, encoder
-from matryo.jobs.measuring import Progress, measure
+from matryo.jobs.measuring import measure
+from matryo.jobs.opening import Progress
 from matryo.readers import RetrievalData, Texts
 from matryo.search import FunnelSearch
 

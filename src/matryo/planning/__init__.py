@@ -7,22 +7,30 @@ never serves.
 
 from matryo.planning.candidates import funnel_candidates
 from matryo.planning.certify import split_queries
-from matryo.planning.choose import Candidate, Choice, Choices, choose
+from matryo.planning.check import Check, check
+from matryo.planning.choose import MINIMIZE, Candidate, Choice, Choices, Minimize, choose
 from matryo.planning.cost import Budget, Cost, Machine, Prices, cost, this_machine
+from matryo.planning.explain import headline, size_in_words
 from matryo.planning.parts import Calibration
 
 __all__ = [
+    "MINIMIZE",
     "Budget",
     "Calibration",
     "Candidate",
+    "Check",
     "Choice",
     "Choices",
     "Cost",
     "Machine",
+    "Minimize",
     "Prices",
+    "check",
     "choose",
     "cost",
     "funnel_candidates",
+    "headline",
+    "size_in_words",
     "split_queries",
     "this_machine",
 ]

@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 
 from matryo.core import InputError, Promise, TooFewError
 from matryo.evaluation import (
+    Interval,
     check_enough,
     fewest_certifying,
     gains,
+    mean_interval,
     mean_p_value,
     queries_to_certify,
+    share_interval,
     share_p_value,
 )
 
@@ -171,6 +174,50 @@ def queries_needed(
         kept, lowest = gains(part, whole, promise.floor), promise.floor
     needed = queries_to_certify(kept, lowest=lowest, confidence=promise.confidence)
     return None if needed is None else max(needed, needed_for(promise))
+
+
+def check_enough_for(promise: Promise, n: int, *, hint: str | None = None) -> None:
+    """Refuse so few queries that no outcome could carry the promise.
+
+    Raises:
+        TooFewError: `needed` is the number that would do.
+    """
+    needed = needed_for(promise)
+    if n < needed:
+        sure = "" if promise.confidence is None else f" at {promise.confidence:.0%} confidence"
+        raise TooFewError(
+            f"at least {needed} queries are needed in the certifying part for a floor of "
+            f"{promise.floor:g}{sure}, got {n}",
+            hint=hint or "give more queries, or lower the floor or the confidence",
+            needed=needed,
+        )
+
+
+def kept_of(promise: Promise, part: NDArray[np.floating], whole: NDArray[np.floating]) -> float:
+    """Share of the full-width value; for a promise of a share, of queries that reach it."""
+    if promise.kind == "share":
+        return float(hits(promise, part, whole).mean())
+    return float(part.mean() / whole.mean())
+
+
+def interval_of(
+    promise: Promise,
+    part: NDArray[np.floating],
+    whole: NDArray[np.floating],
+    *,
+    family: int = 1,
+) -> Interval:
+    """Interval of `kept_of`, one of a family that holds together.
+
+    Its confidence is that of the promise, 95 % where that has none.
+    """
+    confidence = promise.confidence or 0.95
+    if promise.kind == "share":
+        reached = hits(promise, part, whole).astype(np.float64)
+        return mean_interval(reached, confidence=confidence, family=family)
+    if (whole == 1).all():
+        return mean_interval(part, confidence=confidence, family=family)
+    return share_interval(part, whole, confidence=confidence, family=family)
 
 
 def hits(

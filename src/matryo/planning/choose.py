@@ -6,7 +6,6 @@ with the others certifies a short path of them and reports. What is handed on ar
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,16 +23,22 @@ from matryo.core import (
     Precision,
     Promise,
     Stage,
-    TooFewError,
     UnknownNameError,
 )
 from matryo.evaluation import Interval, conformal_knob, fit_sample, fit_steps
 from matryo.planning.candidates import funnel_candidates, levels_of, with_margins
-from matryo.planning.certify import Split, needed_for, queries_needed, split_queries, try_promise
+from matryo.planning.certify import (
+    Split,
+    check_enough_for,
+    needed_for,
+    queries_needed,
+    split_queries,
+    try_promise,
+)
 from matryo.planning.cost import Budget, Cost, Machine, Prices, cost
 from matryo.planning.explain import explain
 from matryo.planning.limits import within
-from matryo.planning.parts import Calibration, Part, measure_part, worst_group
+from matryo.planning.parts import Calibration, Part, digest_of, measure_part, worst_group
 from matryo.planning.thresholds import fit_threshold
 
 Name = Literal["cheap", "balanced", "safe"]
@@ -50,8 +55,8 @@ _ORDERING = 400  # queries that put the candidates in order at most
 _SHAPES = 6  # funnels that are tried with a stop rule
 _PATH = 16  # candidates that are certified at most
 _APART = 1.02  # two of them differ in cost by this factor at least
-_WORTH = 0.95  # a stop rule must cost less than this share of the best funnel without one
-_DIGESTED = 4096  # rows of the corpus that its digest covers
+_WORTH = 0.1  # share of the cost that stop rules must save to be considered
+_SURE = 1.645  # standard errors above the floor that a candidate needs to have a chance
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,9 @@ def choose(
         raise UnknownNameError.among("cost", minimize, MINIMIZE)
     split = split_queries(len(data.queries), seed=seed, groups=data.groups)
     promise, notes = _with_groups(promise, data, split)
-    _check_enough(promise, split)
+    check_enough_for(
+        promise, len(split.certify), hint=f"give at least {2 * needed_for(promise)} queries in all"
+    )
     full = Funnel((Stage(nesting.full_dim, k),))
     funnels = funnel_candidates(nesting, precisions, k=k, n_rows=data.corpus.shape[0])
     if promise.kind == "expected":
@@ -232,18 +239,6 @@ def _with_groups(promise: Promise, data: Calibration, split: Split) -> tuple[Pro
     return promise, [f"The promise is about all queries together, not about every group: {why}."]
 
 
-def _check_enough(promise: Promise, split: Split) -> None:
-    needed, n = needed_for(promise), len(split.certify)
-    if n < needed:
-        sure = "" if promise.confidence is None else f" at {promise.confidence:.0%} confidence"
-        raise TooFewError(
-            f"at least {needed} queries are needed in the certifying part for a floor of "
-            f"{promise.floor:g}{sure}, got {n}, half of all queries",
-            hint=f"give at least {2 * needed} queries, or lower the floor or the confidence",
-            needed=needed,
-        )
-
-
 def _consider(
     funnels: Sequence[Funnel],
     order: Part,
@@ -288,23 +283,20 @@ def _shapes(seen: Sequence[Candidate]) -> list[Funnel]:
 def _with_useful_stops(
     plain: list[Candidate], stopping: list[Candidate]
 ) -> tuple[list[Candidate], list[str]]:
-    """Add the stop rules that pay, and say what the best of them would do for bytes read."""
-    useful = []
-    for one in stopping:
-        rivals = [other.spend for other in plain if other.margin >= one.margin]
-        if one.spend < _WORTH * min(rivals, default=math.inf):
-            useful.append(one)
-    fewest = [
-        min((one.cost.bytes_read for one in group if one.margin >= 0), default=math.inf)
+    """Add the stop rules if the best of them saves enough, and say what it would save."""
+    cheapest = [
+        min((one.spend for one in group if one.margin > _SURE * one.error), default=math.inf)
         for group in (plain, stopping)
     ]
-    saved = 1 - fewest[1] / fewest[0] if math.inf not in fewest else 0.0
-    if saved <= 0:
-        return plain + useful, ["Stopping early for single queries would read no fewer bytes."]
-    taken = "is among the candidates" if useful else "is not worth its while"
-    return plain + useful, [
-        f"Stopping early for single queries would read {saved:.0%} fewer bytes than the best fixed "
-        f"funnel on the ordering queries (modelled), and {taken}."
+    saved = 1 - cheapest[1] / cheapest[0] if math.inf not in cheapest else 0.0
+    if saved < _WORTH:
+        return plain, [
+            f"Stopping early for single queries would save {max(saved, 0):.0%} on the ordering "
+            "queries (modelled), too little to be worth it: fixed funnels only."
+        ]
+    return plain + stopping, [
+        f"Stopping early for single queries saves about {saved:.0%} on the ordering queries "
+        "(modelled): funnels with a stop rule are among the candidates."
     ]
 
 
@@ -476,13 +468,3 @@ class _Record:
             scales={s.dim: self.scales[s.dim] for s in stages if s.precision is Precision.INT8},
         )
         return Choice(name, plan, one.cost, kept, interval, len(report.whole))
-
-
-def digest_of(data: Calibration) -> str:
-    """SHA-256 over all queries, and over up to 4,096 documents evenly spread over the corpus."""
-    n = data.corpus.shape[0]
-    rows = np.unique(np.linspace(0, n - 1, min(n, _DIGESTED)).round().astype(np.int64))
-    state = hashlib.sha256(f"{data.space.fingerprint} {data.corpus.shape}".encode())
-    for part in (data.queries, data.corpus[rows]):
-        state.update(np.ascontiguousarray(part, "<f4").tobytes())
-    return state.hexdigest()

@@ -6,10 +6,66 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from matryo.core import Funnel, Margin, Promise, Stage
+from matryo.core import ExitPolicy, Funnel, Margin, Precision, Promise, Stage
 
 if TYPE_CHECKING:
-    from matryo.planning.choose import Candidate
+    from matryo.planning.choose import Candidate, Choices
+
+
+def headline(choices: Choices, *, full_dim: int, drawn: bool) -> str:
+    """The outcome of planning in one sentence.
+
+    Args:
+        choices: What came of it.
+        full_dim: Width of a whole vector.
+        drawn: Whether the queries were drawn from the corpus.
+    """
+    promise = choices.promise
+    what = (
+        f"{promise.measure} of {promise.query_floor} times the full width for {promise.floor:.4g} "
+        "of all queries"
+        if promise.kind == "share"
+        else f"{promise.floor:.4g} of full-width {promise.measure}"
+    )
+    smaller = [one for one in choices.choices if not _is_whole(one.plan.run, full_dim)]
+    if smaller and drawn:
+        return (
+            f"{_brief(smaller[0].plan.run)} kept {smaller[0].kept:.2%} on rows that asked for "
+            "their like: figures, and no promise."
+        )
+    if smaller:
+        whole = max(one.cost.bytes_read for one in choices.candidates)
+        sure = "" if promise.confidence is None else f", with {promise.confidence:.4g} confidence"
+        return (
+            f"{_brief(smaller[0].plan.run)} keeps {what}{sure}, and reads "
+            f"{whole / smaller[0].cost.bytes_read:.0f} times fewer bytes than the full width."
+        )
+    where = "Stay at the full width" if choices.choices else "Nothing within the budget will do"
+    if choices.needed:
+        return (
+            f"Cannot tell what else keeps {what}: about {choices.needed:,} certifying queries "
+            f"would begin to tell. {where}."
+        )
+    others = [
+        one
+        for one in choices.candidates
+        if one.status != "too dear" and not _is_whole(one.funnel, full_dim)
+    ]
+    best = max(others, key=lambda one: one.kept)
+    missed = promise.floor - best.kept
+    short = f"misses it by {missed:.4f}" if missed > 0 else "too little for a promise"
+    return (
+        f"No smaller plan keeps {what}: the best, {_brief(best.funnel)}, kept {best.kept:.4f} of "
+        f"it on the ordering queries, {short}. {where}."
+    )
+
+
+def _is_whole(run: Funnel | ExitPolicy, full_dim: int) -> bool:
+    """Whether every row is scored at full width as float32."""
+    if not isinstance(run, Funnel):
+        return False
+    first = run.stages[0]
+    return len(run.stages) == 1 and (first.dim, first.precision) == (full_dim, Precision.FLOAT32)
 
 
 def explain(
@@ -34,12 +90,12 @@ def explain(
     low, high = evidence["interval"]
     queries, cost = evidence["queries"], one.cost
     latency = "unknown" if cost.latency_ms is None else f"{cost.latency_ms:.3g} ms"
+    read, ram, disk = map(size_in_words, (cost.bytes_read, cost.ram_bytes, cost.disk_bytes))
     return [
         f"{name.capitalize()}: {in_words(one.funnel)}.",
         in_promise(promise, drawn=drawn),
-        f"It costs {latency} a query, {_size(cost.bytes_read)} read, {_size(cost.ram_bytes)} of "
-        f"RAM and {_size(cost.disk_bytes)} on disk for {evidence['documents']:,} documents "
-        f"(modelled for {evidence['machine']}).",
+        f"It costs {latency} a query, {read} read, {ram} of RAM and {disk} on disk for "
+        f"{evidence['documents']:,} documents (modelled for {evidence['machine']}).",
         _neighbors(one, tried),
         f"Ordered on {queries['order']:,}, certified on {queries['certify']:,} and reported on "
         f"{queries['report']:,} queries ({evidence['origin']} data): {evidence['kept']:.2%} kept "
@@ -108,13 +164,15 @@ def _neighbors(one: Candidate, tried: Sequence[Candidate]) -> str:
     words = []
     if cheaper:
         near = max(cheaper, key=lambda other: other.spend)
-        words.append(f"cheaper is {_brief(near)}, which {_why_not(near)}")
+        words.append(f"cheaper is {_brief(near.funnel)}, which {_why_not(near)}")
     else:
         words.append("nothing cheaper seemed to keep the floor")
     if dearer:
         near = min(dearer, key=lambda other: other.spend)
         ratio = near.spend / max(one.spend, 1e-12)
-        words.append(f"dearer is {_brief(near)}, {ratio:.2f} times as dear for {near.kept:.2%}")
+        words.append(
+            f"dearer is {_brief(near.funnel)}, {ratio:.2f} times as dear for {near.kept:.2%}"
+        )
     return f"Beside it, {'; '.join(words)} (on the ordering queries)."
 
 
@@ -126,10 +184,11 @@ def _why_not(other: Candidate) -> str:
     return f"kept {other.kept:.2%} and was not tested, a safer one having failed"
 
 
-def _brief(other: Candidate) -> str:
+def _brief(run: Funnel | ExitPolicy) -> str:
     """The text of a funnel without the numbers of its stop rule."""
-    text = str(Funnel(other.funnel.stages))
-    return f"{text} stopping early" if other.funnel.stop else text
+    if not isinstance(run, Funnel) or run.stop is None:
+        return str(run)
+    return f"{Funnel(run.stages)} stopping early"
 
 
 def _numbers(stage: Stage) -> str:
@@ -137,7 +196,8 @@ def _numbers(stage: Stage) -> str:
     return f"{stage.dim} numbers{plain}"
 
 
-def _size(number: float) -> str:
+def size_in_words(number: float) -> str:
+    """Bytes in the unit of 1000 that suits them, as 3.2 MB."""
     units = ("B", "kB", "MB", "GB")
     place = min(int(math.log10(max(number, 1)) // 3), len(units) - 1)
     return f"{number / 1000**place:.3g} {units[place]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import Funnel, InputError, Promise, Space
-from matryo.evaluation import FunnelTable, Interval, Judged, Origin, mean_interval, share_interval
-from matryo.planning.certify import hits, margin_of
+from matryo.evaluation import FunnelTable, Interval, Judged, Origin
+from matryo.planning.certify import interval_of, kept_of, margin_of
 from matryo.readers import Rows
 from matryo.search import Level, View, shortlists
 
+_DIGESTED = 4096  # rows of the corpus that its digest covers
 _SETTLE = 4  # answers whose order is exact in every shortlist
 
 
@@ -91,10 +93,8 @@ class Part:
         return None if self.groups is None else self.groups[self.pick]
 
     def kept(self, funnel: Funnel) -> float:
-        """Share of the full-width value; for a promise of a share, of queries that reach it."""
-        if self.promise.kind == "share":
-            return float(hits(self.promise, self.values(funnel), self.whole).mean())
-        return float(self.values(funnel).mean() / self.whole.mean())
+        """See `kept_of`."""
+        return kept_of(self.promise, self.values(funnel), self.whole)
 
     def margin(self, funnel: Funnel) -> tuple[float, float]:
         """How far the promise is kept here, and the standard error of that."""
@@ -102,13 +102,7 @@ class Part:
 
     def interval(self, funnel: Funnel, family: int) -> Interval:
         """Interval of `kept`, one of a family that holds together."""
-        confidence = self.promise.confidence or 0.95
-        part, whole = self.values(funnel), self.whole
-        if self.promise.kind == "share":
-            part = hits(self.promise, part, whole).astype(np.float64)
-        elif not (whole == 1).all():
-            return share_interval(part, whole, confidence=confidence, family=family)
-        return mean_interval(part, confidence=confidence, family=family)
+        return interval_of(self.promise, self.values(funnel), self.whole, family=family)
 
 
 def measure_part(
@@ -180,3 +174,13 @@ def worst_group(part: Part, funnel: Funnel) -> str:
         f"of {len(names)} groups, {name!r} keeps least, {kept:.1%} ({interval.low:.1%} to "
         f"{interval.high:.1%}, an interval for all groups together, {n} queries)."
     )
+
+
+def digest_of(data: Calibration) -> str:
+    """SHA-256 over all queries, and over up to 4,096 documents evenly spread over the corpus."""
+    n = data.corpus.shape[0]
+    rows = np.unique(np.linspace(0, n - 1, min(n, _DIGESTED)).round().astype(np.int64))
+    state = hashlib.sha256(f"{data.space.fingerprint} {data.corpus.shape}".encode())
+    for part in (data.queries, data.corpus[rows]):
+        state.update(np.ascontiguousarray(part, "<f4").tobytes())
+    return state.hexdigest()
