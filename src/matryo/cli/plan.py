@@ -69,6 +69,7 @@ def run(
     threshold: Annotated[
         float | None, typer.Option(help="Full-width score below which rows are left out.")
     ] = None,
+    stops: Annotated[bool, typer.Option(help="Consider stopping early for single queries.")] = True,
     model: Annotated[str, typer.Option(help="Encoder for texts; see `matryo models`.")] = "default",
     base_url: Annotated[
         str | None, typer.Option(help="Address of an OpenAI-compatible API.")
@@ -132,6 +133,7 @@ def run(
             prices=prices,
             machine=machine,
             threshold=threshold,
+            stops=stops,
             model=model,
             model_options={"base_url": base_url} if base_url else {},
             metric=metric,  # type: ignore[arg-type]  # checked where it is used

@@ -87,6 +87,7 @@ def plan(
     prices: Prices | None = None,
     machine: str | Path | Machine | None = None,
     threshold: float | None = None,
+    stops: bool = True,
     model: str | Encoder = "default",
     model_options: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
@@ -127,6 +128,7 @@ def plan(
         prices: What memory costs.
         machine: Where the plan will run: a profile, its file, or by default this machine.
         threshold: Full-width score below which rows are left out of an answer.
+        stops: Consider funnels that stop early for single queries; most stores cannot run them.
         model: Name of an encoder for texts, or an encoder.
         model_options: Options of the encoder.
         metric: `cosine`, `dot` or `l2`; by default the metric of the space, or cosine.
@@ -199,6 +201,7 @@ def plan(
         budget=budget,
         prices=prices,
         threshold=threshold,
+        stops=stops,
         seed=seed,
         progress=lambda done: opening.progress("weighing candidates", done, 2 * n_rows),
     )

@@ -8,10 +8,11 @@ never serves.
 from matryo.planning.candidates import funnel_candidates
 from matryo.planning.certify import split_queries
 from matryo.planning.check import Check, check
-from matryo.planning.choose import MINIMIZE, Candidate, Choice, Choices, Minimize, choose
+from matryo.planning.choose import Choice, Choices, choose
 from matryo.planning.cost import Budget, Cost, Machine, Prices, cost, this_machine
 from matryo.planning.explain import headline, size_in_words
 from matryo.planning.parts import Calibration
+from matryo.planning.sequence import MINIMIZE, Candidate, Minimize
 
 __all__ = [
     "MINIMIZE",

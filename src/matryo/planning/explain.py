@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from matryo.core import ExitPolicy, Funnel, Margin, Precision, Promise, Stage
 
 if TYPE_CHECKING:
-    from matryo.planning.choose import Candidate, Choices
+    from matryo.planning.choose import Choices
+    from matryo.planning.sequence import Candidate
 
 
 def headline(choices: Choices, *, full_dim: int, drawn: bool) -> str:

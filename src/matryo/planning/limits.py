@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from matryo.core import InputError
 from matryo.planning.cost import Budget
-
-if TYPE_CHECKING:
-    from matryo.planning.choose import Candidate
+from matryo.planning.sequence import Candidate
 
 
 def within(seen: Sequence[Candidate], budget: Budget) -> list[Candidate]:
