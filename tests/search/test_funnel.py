@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from tests.search import plain
 
 from matryo.core import (
@@ -17,7 +18,7 @@ from matryo.core import (
     UnsupportedError,
     VectorError,
 )
-from matryo.search import FunnelSearch, Level, View, scan
+from matryo.search import FunnelSearch, Level, View, Work, scan
 
 WIDTH = 16
 DENSE = [Precision.FLOAT32, Precision.FLOAT16, Precision.INT8]
@@ -101,6 +102,9 @@ def test_each_stage_reads_its_own_codes_of_the_rows_it_is_given():
     )
 
     assert answer.bytes_read == 200 * 2 + 60 * 10 + 20 * 16 * 2
+    assert answer.stages == (Work(200, 400, 60), Work(60, 600, 20), Work(20, 640, 5))
+    assert answer.dims_read == (200 * 12 + 60 * 10 + 20 * 16) / 200
+    assert (answer.dim, answer.precision) == (16, Precision.FLOAT16)
     assert len(answer.rows) == 5
 
 
@@ -109,6 +113,55 @@ def test_a_keep_beyond_the_corpus_keeps_all_of_it():
 
     assert sorted(answer.rows) == list(range(8))
     assert (np.diff(answer.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+@given(
+    corpus=hnp.arrays(np.float32, (30, 9), elements=st.sampled_from([0, 1, -1, 3, -1000, 2**20])),
+    query=hnp.arrays(np.float32, 9, elements=st.sampled_from([0, 1, -2, 5, 2**15])),
+    k=st.integers(1, 30),
+)
+def test_whole_numbers_of_any_size_are_ranked_without_an_error(metric, corpus, query, k):
+    scores = plain.plain_scores(query[None], corpus, 9, metric).astype(np.float32)
+
+    answer = answer_of(corpus, query, Stage(9, k), metric=metric)
+
+    np.testing.assert_array_equal(answer.rows, plain.plain_top(scores, k)[0])
+    np.testing.assert_array_equal(answer.scores, scores[0, answer.rows])
+
+
+@pytest.mark.parametrize("offset", [0, 1e3, 1e6])
+def test_distances_far_from_the_origin_are_as_good_as_near_it(offset):
+    corpus, query = data(4, n=2000)
+    corpus, query = np.float32(corpus + offset), np.float32(query + offset)
+    scores = plain.plain_scores(query[None], corpus, WIDTH, "l2").astype(np.float32)
+
+    answer = answer_of(corpus, query, Stage(WIDTH, 50), metric="l2")
+
+    np.testing.assert_array_equal(answer.rows, plain.plain_top(scores, 50)[0])
+
+
+@pytest.mark.parametrize("dim", [1, 7, 8, 9, 15, 16])
+def test_bits_that_fill_no_byte_are_scored_like_others(dim):
+    corpus, query = data(5, n=3000)
+    scores = plain.plain_scores(query[None], corpus, dim, "cosine", "binary")[0]
+
+    answer = answer_of(corpus, query, Stage(dim, 40, Precision.BINARY))
+
+    np.testing.assert_allclose(answer.scores, -np.sort(-scores)[:40], atol=1e-6)
+    np.testing.assert_allclose(scores[answer.rows], answer.scores, atol=1e-6)
+
+
+def test_steps_far_apart_are_scored_like_others():
+    corpus, query = data(6)
+    steps = plain.steps(corpus, WIDTH) * np.float32(10.0) ** np.arange(-3, 5).repeat(2)
+    scores = plain.plain_scores(query[None], corpus, WIDTH, "cosine", "int8", steps)[0]
+
+    funnel = Funnel((Stage(WIDTH, 20, Precision.INT8),))
+    answer = FunnelSearch(corpus, funnel, scales={WIDTH: steps}).search(query)
+
+    np.testing.assert_allclose(answer.scores, -np.sort(-scores)[:20], rtol=1e-6)
+    np.testing.assert_allclose(scores[answer.rows], answer.scores, rtol=1e-6)
 
 
 def test_equal_rows_go_by_their_number():
@@ -121,10 +174,24 @@ def test_equal_rows_go_by_their_number():
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("text", ["8[4x2]:10,16:5", "8:10,16:5,exact"])
-    def test_lists_and_stop_rules_by_their_text(self, text):
-        with pytest.raises(UnsupportedError, match="plain stages only, got 8"):
-            FunnelSearch(data(0)[0], Funnel.parse(text))
+    def test_inverted_lists(self):
+        with pytest.raises(UnsupportedError, match=r"reads every row .* lists in 8\[4x2\]:10,16:5"):
+            FunnelSearch(data(0)[0], Funnel.parse("8[4x2]:10,16:5"))
+
+    @pytest.mark.parametrize("shape", [(0, 16), (16,)])
+    def test_no_rows(self, shape):
+        with pytest.raises(VectorError, match=r"at least one vector, .* got shape"):
+            FunnelSearch(np.ones(shape, np.float32), Funnel.parse("8:10"))
+
+    @pytest.mark.parametrize("text", ["16:5", "8:9,16:5,exact"])
+    @pytest.mark.parametrize("metric", ["dot", "l2"])
+    def test_scores_beyond_float32(self, metric, text):
+        corpus, query = data(0)
+        search = FunnelSearch(corpus * np.float32(1e19), Funnel.parse(text), metric=metric)
+        with pytest.raises(InputError, match=rf"scores below 1e\+37, .* for the metric {metric}"):
+            search.search(query * np.float32(1e19))
+        with pytest.raises(InputError, match=r"scores below 1e\+37"):
+            search.search(query.astype(float) * 1e200)
 
     def test_a_stage_beyond_the_width(self):
         with pytest.raises(DimError, match="stage 17:5 is wider than the vectors, 16"):

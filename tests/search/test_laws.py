@@ -212,11 +212,6 @@ class TestFunnel:
 
         assert answer.bytes_read == 3000 * 8 + 100 * 24 * 4
 
-    def test_lists_and_stop_rules_are_refused(self, data):
-        for text in ("8[4x2]:10", "8:10,exact"):
-            with pytest.raises(UnsupportedError, match="plain stages only"):
-                FunnelSearch(data[1], Funnel.parse(text))
-
 
 def test_ties_beyond_what_is_kept_still_go_by_the_stated_order():
     corpus = np.ones((3000, 4), np.float32)

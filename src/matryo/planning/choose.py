@@ -34,6 +34,7 @@ from matryo.planning.sequence import (
     knob_of,
     name_choices,
     path_of,
+    queries_to_go_on,
     try_path,
     turn_knob,
 )

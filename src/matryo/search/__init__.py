@@ -4,19 +4,28 @@ Hides how a document is cut, scaled and coded before it is scored, how one pass 
 every size, and how rounding and ties are settled.
 """
 
-from matryo.search.funnel import Answer, FunnelSearch
-from matryo.search.scan import MOST_TIES, TopK, View, scan
+from matryo.search.answer import Answer, Work
+from matryo.search.funnel import FunnelSearch
+from matryo.search.onepass import View
+from matryo.search.run import run
+from matryo.search.scan import MOST_TIES, TopK, scan
 from matryo.search.scores import Level, check_level, pair_scores, stored_form
+from matryo.search.shortlist import NOWHERE, Shortlist, shortlists
 
 __all__ = [
     "MOST_TIES",
+    "NOWHERE",
     "Answer",
     "FunnelSearch",
     "Level",
+    "Shortlist",
     "TopK",
     "View",
+    "Work",
     "check_level",
     "pair_scores",
+    "run",
     "scan",
+    "shortlists",
     "stored_form",
 ]

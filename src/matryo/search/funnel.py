@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import DimError, Funnel, InputError, Metric, Scan, UnsupportedError
+from matryo.core import (
+    DimError,
+    Exact,
+    Funnel,
+    InputError,
+    Margin,
+    Metric,
+    Scan,
+    UnsupportedError,
+    VectorError,
+)
+from matryo.search.answer import Answer, Work
+from matryo.search.exact import ExactSearch
 from matryo.search.scores import Level, check_level
-from matryo.transforms import decode, encode, truncate
-
-_ROUNDING = 8e-6  # of a float32 score, for prefixes of length 1
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one query found.
-
-    Attributes:
-        rows: Row numbers, best first, as many as the last stage keeps.
-        scores: Their scores at the last stage.
-        bytes_read: Bytes of stored vectors that were read.
-    """
-
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    bytes_read: int
+from matryo.search.stored import Stored
 
 
 class FunnelSearch:
@@ -36,13 +29,15 @@ class FunnelSearch:
 
     Args:
         vectors: `(n, full_dim)` whole vectors.
-        funnel: Stages to run; every one reads its own codes.
+        funnel: Stages to run, with a stop rule or without; every stage reads its own codes.
         metric: What scores two vectors.
         scales: int8 steps for each dim with an int8 stage.
 
     Raises:
         DimError: a stage is wider than the vectors.
-        UnsupportedError: inverted lists or a stop rule, which this search does not have.
+        VectorError: no rows, not finite, or, for a cosine, a prefix of zeros.
+        UnsupportedError: inverted lists; or an exact stop, unless all stages are float32 and their
+            dims rise to the full width.
     """
 
     def __init__(
@@ -53,57 +48,84 @@ class FunnelSearch:
         metric: Metric = "cosine",
         scales: Mapping[int, NDArray[np.float32]] | None = None,
     ) -> None:
-        if funnel.stop is not None or not all(isinstance(s.access, Scan) for s in funnel.stages):
-            raise UnsupportedError(f"this search runs plain stages only, got {funnel}")
+        if not all(isinstance(stage.access, Scan) for stage in funnel.stages):
+            raise UnsupportedError(
+                f"this search reads every row in its first stage, got inverted lists in {funnel}",
+                hint="leave the lists out, as in 64:500,768:10",
+            )
+        if vectors.ndim != 2 or not vectors.size:
+            raise VectorError(
+                f"expected at least one vector, as (rows, numbers), got shape {vectors.shape}"
+            )
         self.funnel, self.metric = funnel, metric
-        self._scales = dict(scales or {})
         self._n, self._full_dim = vectors.shape
-        self._codes: list[NDArray[Any]] = []
-        self._longest: list[float] = []  # length of the longest prefix of each stage
         for stage in funnel.stages:
-            if stage.dim > vectors.shape[1]:
-                raise DimError(f"stage {stage} is wider than the vectors, {vectors.shape[1]}")
+            if stage.dim > self._full_dim:
+                raise DimError(f"stage {stage} is wider than the vectors, {self._full_dim}")
             check_level(Level(stage.dim, stage.precision), metric)
-            prefix = truncate(vectors, stage.dim, normalize=metric == "cosine")
-            codes = encode(prefix, stage.precision, scales=self._scales.get(stage.dim))
-            self._codes.append(np.ascontiguousarray(codes))
-            squares = np.einsum("ij,ij->i", prefix, prefix, dtype=np.float64)
-            self._longest.append(float(np.sqrt(squares.max())))
+        self._exact: ExactSearch | None = None
+        self._levels: list[Stored] = []
+        if isinstance(funnel.stop, Exact):
+            self._exact = ExactSearch(vectors, funnel.stages, metric=metric)
+            return
+        for stage in funnel.stages:
+            level, steps = Level(stage.dim, stage.precision), (scales or {}).get(stage.dim)
+            self._levels.append(Stored(vectors, level, metric=metric, scales=steps))
 
     def search(self, query: NDArray[np.floating]) -> Answer:
         """Run the funnel for one whole query vector of `(full_dim,)` numbers.
 
         Raises:
-            InputError: not one vector, or of another width.
+            InputError: not one vector, of another width, or so long that scores are beyond float32.
+            VectorError: not finite or, for a cosine, a prefix of zeros.
         """
         if query.shape != (self._full_dim,):
             raise InputError(
                 f"expected one query vector of {self._full_dim} numbers, got shape {query.shape}"
             )
-        rows = np.arange(self._n)
-        scores = np.empty(0, np.float32)
-        bytes_read = 0
-        for i, (stage, codes) in enumerate(zip(self.funnel.stages, self._codes, strict=True)):
-            prefix = truncate(query[None], stage.dim, normalize=self.metric == "cosine")[0]
-            stored = codes[rows] if i else codes
-            form = decode(
-                stored, stage.precision, dim=stage.dim, scales=self._scales.get(stage.dim)
-            )
-            bytes_read += len(rows) * stage.precision.bytes_per_vector(stage.dim)
-            scores = form @ prefix.astype(np.float32)
-            if self.metric == "l2":
-                scores = 2 * scores - np.einsum("ij,ij->i", form, form) - prefix @ prefix
-            # Every row that may belong to the best, by the rounding of float32, is scored again in
-            # float64: equal rows are ties, and of ties the earlier row goes first.
-            longest = self._longest[i]
-            slack = _ROUNDING * longest * max(longest, 2 * float(np.linalg.norm(prefix)))
-            keep = min(stage.keep, len(rows))
-            bar = np.partition(scores, len(rows) - keep)[len(rows) - keep] - slack
-            best = np.flatnonzero(scores >= bar)
-            rows, form = rows[best], form[best]
-            left, right = prefix.astype(np.float64), form.astype(np.float64)
-            exact = -np.square(right - left).sum(axis=1) if self.metric == "l2" else right @ left
-            scores = exact.astype(np.float32)
-            order = np.lexsort((rows, -scores))[:keep]
-            rows, scores = rows[order], scores[order]
-        return Answer(rows, scores, bytes_read)
+        if self._exact is not None:
+            return self._exact.search(query)
+        rows, scores = np.arange(self._n), np.empty(0, np.float32)
+        works, numbers = list[Work](), 0
+        for i, stage in enumerate(self.funnel.stages):
+            received = len(rows)
+            rows, scores = self._levels[i].best(query, self._shortlist(i), rows if i else None)
+            rows = self._past_the_margin(i, query, rows, scores)
+            size = stage.precision.bytes_per_vector(stage.dim)
+            works.append(Work(received, received * size, len(rows)))
+            numbers += received * stage.dim
+        last = self.funnel.stages[-1]
+        return Answer(
+            rows,
+            scores,
+            last.dim,
+            last.precision,
+            bytes_read=sum(work.bytes_read for work in works),
+            dims_read=numbers / self._n,
+            stages=tuple(works),
+        )
+
+    def _shortlist(self, i: int) -> int:
+        """Most rows that may go on from a stage."""
+        keep, stop = self.funnel.stages[i].keep, self.funnel.stop
+        last = i == len(self.funnel.stages) - 1
+        return max(keep, stop.probe) if isinstance(stop, Margin) and not last else keep
+
+    def _past_the_margin(
+        self,
+        i: int,
+        query: NDArray[np.floating],
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+    ) -> NDArray[np.int64]:
+        """Those of the best rows of a stage that go on, by the stop rule `Margin`."""
+        stages, stop = self.funnel.stages, self.funnel.stop
+        if not isinstance(stop, Margin) or i == len(stages) - 1 or len(rows) <= stop.probe:
+            return rows
+        # the probe goes on in any case, so that the codes looked at here are read only once
+        _, ahead = self._levels[i + 1].best(query, stages[-1].keep, rows[: stop.probe])
+        line, bar = stop.lines[i], float(ahead[-1])
+        least = line.slope * bar + line.level - stop.width * line.spread
+        passed = scores >= np.float64(least)
+        passed[: stop.probe] = True
+        return rows[passed]
