@@ -295,11 +295,12 @@ class TestLengths:
         np.testing.assert_allclose(found.scores, -np.sort(-scores)[:, :8], atol=1e-6)
 
     @pytest.mark.parametrize("metric", ["dot", "l2"])
-    def test_short_rows_before_long_ones_do_not_hide_them(self, metric):
+    @pytest.mark.parametrize("long", [slice(9000, None), slice(0, 9000)], ids=["last", "first"])
+    def test_short_rows_and_long_ones_do_not_hide_each_other(self, metric, long):
         corpus, queries = random_rows(12_000, 1), random_rows(10, 2)
-        corpus[9000:] *= np.float32(300)
+        corpus[long] *= np.float32(300)
 
-        found = search(queries, corpus, Level(WIDTH), k=10, metric=metric)
+        found = search(queries, corpus, Level(WIDTH), k=10, metric=metric, threads=1)
 
         scores = plain.plain_scores(queries, corpus, WIDTH, metric)
         np.testing.assert_array_equal(found.rows, plain.plain_top(scores, 10))

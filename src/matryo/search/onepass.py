@@ -38,6 +38,7 @@ _SLACK = 4e-6  # how far a float32 score may be from the true one, for vectors o
 _LEAST = 1e-37  # length below which float32 numbers have lost their digits
 
 Exclude = Sequence[Sequence[int] | NDArray[np.integer]]
+Off = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Pool(Protocol):
         first_query: int,
         first_row: int,
         slack: NDArray[np.float32],
+        off: Off,
     ) -> None:
         """Take a tile of `(queries, rows)` numbers that order rows as their scores do.
 
@@ -76,7 +78,8 @@ class Pool(Protocol):
             excluded: Pairs of query and row, counted within the tile, that must not be found.
             first_query: Number of the tile's first query.
             first_row: Number of the tile's first row.
-            slack: For each query, how far the numbers may be off by rounding.
+            slack: For each query, how far any of its numbers may be off by rounding.
+            off: The same for single pairs of query and row, counted within the tile.
         """
 
 
@@ -285,7 +288,7 @@ class ViewPass:
                 "excluded": excluded.between(start, start + len(rows), block),
                 "first_query": block.start,
                 "first_row": start,
-                "slack": self._slack(block, _full(squares)),
+                **self._rounding(block, np.sqrt(_full(squares))),
             }
             for level in self._short:
                 np.matmul(queries[:, : level.dim], scaled[level].T, out=scores)
@@ -385,11 +388,21 @@ class ViewPass:
             np.multiply(products, 2, out=out)
             out -= squares.astype(np.float32)
 
-    def _slack(self, block: slice, squares: NDArray[np.float64]) -> NDArray[np.float32]:
-        """How far the numbers of `_rank` may be off, for each query of a block."""
-        longest = 1.0 if self._metric == "cosine" else float(np.sqrt(squares.max()))
-        reach = np.maximum(longest, 2 * self._lengths[block]) if self._metric == "l2" else 1.0
-        return np.full(block.stop - block.start, _SLACK * longest * reach, np.float32)
+    def _rounding(self, block: slice, rows: NDArray[np.float64]) -> dict[str, Any]:
+        """`slack` and `off` of a tile of these queries and of rows of these lengths."""
+        metric, queries = self._metric, self._lengths[block]
+
+        def bound(query: NDArray[np.float64], row: Any) -> NDArray[np.float32]:
+            reach = np.maximum(row, 2 * query) if metric == "l2" else np.ones(len(query))
+            most: NDArray[np.float32] = (_SLACK * row * reach).astype(np.float32)
+            return most
+
+        if metric == "cosine":
+            rows = np.ones(len(rows))
+        return {
+            "slack": bound(queries, rows.max()),
+            "off": lambda query, row: bound(queries[query], rows[row]),
+        }
 
 
 def _mapped(view: View, vectors: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from matryo.core import InputError, Metric
 from matryo.readers import Rows
-from matryo.search.onepass import Exclude, OnePass, View, on_every_processor
+from matryo.search.onepass import Exclude, Off, OnePass, View, on_every_processor
 from matryo.search.scores import Level
 
 MOST_TIES = 1024  # candidates kept per query beyond k, however many rows are tied
 
 _Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]  # query, row, score
+# query, row, score, and how far the score may be off by rounding
+_Guessed = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,20 @@ def scan(
 
 
 class _Pool:
-    """For one level, the rows of each query that may still belong to its top k."""
+    """For one level, the rows of each query that may still belong to its top k.
+
+    A score is known but for rounding, so a row has a score that it reaches at least and one that it
+    reaches at most. The bar of a query is the k-th best of the former.
+    """
 
     def __init__(self, n_queries: int, k: int, tie_order: NDArray[np.integer] | None) -> None:
         self.k = k
         self._tie_order = tie_order
         self._lock = Lock()
         self._bar = np.full(n_queries, -np.inf, np.float32)
-        self._slack = np.zeros(n_queries, np.float32)
-        self._kept: _Found = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-        self._pending: list[_Found] = []
+        none = np.empty(0, np.float32)
+        self._kept: _Guessed = (np.empty(0, np.int64), np.empty(0, np.int64), none, none)
+        self._pending: list[_Guessed] = []
         self._n_pending = 0
 
     def offer(
@@ -123,16 +129,16 @@ class _Pool:
         first_query: int,
         first_row: int,
         slack: NDArray[np.float32],
+        off: Off,
     ) -> None:
-        """Take from a tile of scores `(queries, rows)` what reaches the bar of its query."""
+        """Take from a tile of scores `(queries, rows)` what may reach the bar of its query."""
         if len(excluded[0]):
             scores[excluded] = -np.inf
-        block = slice(first_query, first_query + len(scores))
-        bar = self._bar[block]
+        bar = self._bar[first_query : first_query + len(scores)] - slack
         if scores.shape[1] > self.k and np.isneginf(bar).any():
             # without a bar everything would pass: let the k-th best of this tile be the bar
             kth = np.partition(scores, -self.k, axis=1)[:, -self.k]
-            bar = np.maximum(bar, kth - slack)
+            bar = np.maximum(bar, kth - 2 * slack)
         # once the bars are high, most queries find nothing in a tile: their best score says so
         live = np.flatnonzero(scores.max(axis=1) >= bar)
         if not live.size:
@@ -143,9 +149,9 @@ class _Pool:
             live = np.arange(len(scores))
         passed = true_positions(np.greater_equal(scores, bar[:, None], out=flags[: len(scores)]))
         query, row = np.divmod(passed, scores.shape[1])
-        found = (live[query] + first_query, row + first_row, scores.reshape(-1)[passed])
+        query = live[query]
+        found = (query + first_query, row + first_row, scores.reshape(-1)[passed], off(query, row))
         with self._lock:
-            np.maximum(self._slack[block], slack, out=self._slack[block])
             self._pending.append(found)
             self._n_pending += len(passed)
             if self._n_pending > 2 * self.k * len(self._bar):
@@ -158,30 +164,38 @@ class _Pool:
 
     def _settle(self) -> None:
         """Raise the bars to what has been found, and drop what is below them."""
-        query, row, score = (
+        query, row, score, off = (
             np.concatenate(c) for c in zip(self._kept, *self._pending, strict=True)
         )
         self._pending, self._n_pending = [], 0
-        order = np.argsort(descending_keys(query, score))
-        query, row, score = query[order], row[order], score[order]
+        order = np.argsort(descending_keys(query, score - off))
+        query, row, score, off = query[order], row[order], score[order], off[order]
         starts = np.searchsorted(query, np.arange(len(self._bar) + 1))
         enough = np.flatnonzero(np.diff(starts) >= self.k)
-        kth = np.full(len(self._bar), -np.inf, np.float32)
-        kth[enough] = score[starts[enough] + self.k - 1]
-        self._bar[enough] = kth[enough] - self._slack[enough]
-        keep = (score >= self._bar[query]) & (score > -np.inf)
-        query, row, score = query[keep], row[keep], score[keep]
+        kth = starts[enough] + self.k - 1
+        self._bar[enough] = score[kth] - off[kth]
+        keep = (score + off >= self._bar[query]) & (score > -np.inf)
+        query, row, score, off = query[keep], row[keep], score[keep], off[keep]
         if np.bincount(query, minlength=1).max() > self.k + MOST_TIES:
             # Too many rows within rounding of the k-th to keep them all: those that are better for
             # certain stay, and then the first by the order of ties.
-            near = score <= (kth + self._slack)[query]
+            near = score - off <= self._highest(query, score + off)[query]
             place = row if self._tie_order is None else self._tie_order[row]
             order = np.lexsort((place, near, query))
-            query, row, score = query[order], row[order], score[order]
+            query, row, score, off = query[order], row[order], score[order], off[order]
             first = np.searchsorted(query, np.arange(len(self._bar)))
             keep = np.arange(len(query)) - first[query] < self.k + MOST_TIES
-            query, row, score = query[keep], row[keep], score[keep]
-        self._kept = query, row, score
+            query, row, score, off = query[keep], row[keep], score[keep], off[keep]
+        self._kept = query, row, score, off
+
+    def _highest(self, query: NDArray[np.int64], most: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the k-th best row of each query reaches at most; infinite where there are fewer."""
+        most = most[np.argsort(descending_keys(query, most))]
+        starts = np.searchsorted(query, np.arange(len(self._bar) + 1))
+        enough = np.flatnonzero(np.diff(starts) >= self.k)
+        highest = np.full(len(self._bar), np.inf, np.float32)
+        highest[enough] = most[starts[enough] + self.k - 1]
+        return highest
 
 
 def descending_keys(query: NDArray[np.int64], score: NDArray[np.float32]) -> NDArray[np.uint64]:
