@@ -5,7 +5,6 @@ how baselines are fitted without seeing a query, and how a verdict follows from 
 """
 
 from matryo.evaluation.bounds import (
-    check_enough,
     conformal_knob,
     fewest_certifying,
     gains,
@@ -53,7 +52,6 @@ __all__ = [
     "Record",
     "Rules",
     "ScoreMap",
-    "check_enough",
     "compare",
     "conformal_knob",
     "cutoff",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import logsumexp
 
-from matryo.core import InputError, TooFewError
+from matryo.core import InputError
 
 # Stakes that halve come within a sixth of the best exponent; the boldest decides when nothing was
 # lost at all, and begins with a quarter of the weight.
@@ -174,22 +174,6 @@ def fewest_certifying(floor: float, *, confidence: float = 0.95, family: int = 1
     if not 0 < floor < 1:
         raise InputError(f"floor must be between 0 and 1, got {floor}")
     return math.ceil(math.log((1 - confidence) / family) / math.log(floor) - 1e-9)
-
-
-def check_enough(n: int, floor: float, *, confidence: float, what: str = "queries") -> None:
-    """Refuse so few certifying queries that no outcome could carry the promise.
-
-    Raises:
-        TooFewError: with the number that would do.
-    """
-    needed = fewest_certifying(floor, confidence=confidence)
-    if n < needed:
-        raise TooFewError(
-            f"at least {needed} {what} are needed in the certifying part for a floor of {floor:g} "
-            f"at {confidence:.0%} confidence, got {n}",
-            hint="give more queries, or lower the floor or the confidence",
-            needed=needed,
-        )
 
 
 def queries_to_certify(

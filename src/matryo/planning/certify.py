@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from matryo.core import InputError, Promise, TooFewError
 from matryo.evaluation import (
     Interval,
-    check_enough,
     fewest_certifying,
     gains,
     mean_interval,
@@ -132,7 +131,7 @@ def try_promise(
     for name in promise.groups or (None,):
         here = np.full(len(part), True) if name is None else groups == name
         what = "queries" if name is None else f"queries of the group {name!r}"
-        check_enough(int(np.sum(here)), promise.floor, confidence=promise.confidence, what=what)
+        check_enough_for(promise, int(np.sum(here)), what=what)
         if promise.kind == "share":
             p_value = share_p_value(
                 int(hits(promise, part[here], whole[here]).sum()), int(np.sum(here)), promise.floor
@@ -176,8 +175,16 @@ def queries_needed(
     return None if needed is None else max(needed, needed_for(promise))
 
 
-def check_enough_for(promise: Promise, n: int, *, hint: str | None = None) -> None:
-    """Refuse so few queries that no outcome could carry the promise.
+def check_enough_for(
+    promise: Promise, n: int, *, what: str = "queries", hint: str | None = None
+) -> None:
+    """Refuse so few certifying queries that no outcome could carry the promise.
+
+    Args:
+        promise: What would be promised.
+        n: How many there are.
+        what: What they are, for the message.
+        hint: What to do, where more is known about that.
 
     Raises:
         TooFewError: `needed` is the number that would do.
@@ -186,7 +193,7 @@ def check_enough_for(promise: Promise, n: int, *, hint: str | None = None) -> No
     if n < needed:
         sure = "" if promise.confidence is None else f" at {promise.confidence:.0%} confidence"
         raise TooFewError(
-            f"at least {needed} queries are needed in the certifying part for a floor of "
+            f"at least {needed} {what} are needed in the certifying part for a floor of "
             f"{promise.floor:g}{sure}, got {n}",
             hint=hint or "give more queries, or lower the floor or the confidence",
             needed=needed,
