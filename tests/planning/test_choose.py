@@ -20,7 +20,15 @@ from matryo.core import (
     UnknownNameError,
 )
 from matryo.evaluation import Judged, neighbor_recall
-from matryo.planning import Budget, Prices, check, choose, funnel_candidates
+from matryo.planning import (
+    Budget,
+    Prices,
+    check,
+    choose,
+    funnel_candidates,
+    split_queries,
+)
+from matryo.planning.limits import within
 from matryo.search import Level, View, run, scan
 
 K = 10
