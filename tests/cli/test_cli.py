@@ -13,7 +13,7 @@ import pytest
 
 from matryo.cli import main
 
-VERBS = ("demo", "measure", "encode", "report", "formats", "models")
+VERBS = ("demo", "measure", "plan", "explain", "check", "encode", "report", "formats", "models")
 ROW = {
     "dim", "precision", "method", "measure", "value", "low", "high", "n", "origin", "verdict",
 }  # fmt: skip
@@ -235,7 +235,7 @@ class TestReport:
         [
             ("nonsense", "expected results as JSON, got"),
             ("[1]", "expected one JSON object, got list"),
-            ("{}", "expected 'measure', got None"),
+            ("{}", "expected 'measure' or 'plan', got None"),
         ],
     )
     def test_a_file_that_holds_no_results_is_refused(self, content, message, tmp_path, capsys):
@@ -375,3 +375,131 @@ class TestProgress:
         assert "encoding document texts" in shown
         assert "150/150" in shown
         assert "encoding document" not in done.stdout
+
+
+def clusters(n, seed):
+    """Rows whose weight lies in the first numbers."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(300, 64))
+    rows = centres[rng.integers(0, 300, n)] + 0.7 * rng.normal(size=(n, 64))
+    return (rows * 0.95 ** np.arange(64)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan")
+    np.save(folder / "corpus.npy", clusters(3000, 0))
+    np.save(folder / "queries.npy", clusters(600, 1))
+    np.save(folder / "new.npy", clusters(600, 2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def planned(files):
+    done = matryo(
+        "plan", files / "corpus.npy", "--queries", files / "queries.npy", "--floor", "0.95",
+        "--out", files / "plan.json", "--results", files / "results.json",
+        "--report", files / "report.html", "--save-machine", files / "machine.json",
+    )  # fmt: skip
+    return done, files
+
+
+class TestPlan:
+    def test_three_choices_are_shown_with_what_they_cost_and_one_is_written(self, planned):
+        done, files = planned
+
+        assert "keeps 0.95 of full-width neighbor_recall@10" in " ".join(done.stdout.split())
+        for word in ("cheap", "balanced", "safe", "RAM", "disk", "modelled", "measured"):
+            assert word in done.stdout
+        assert f"Wrote the cheap choice to {files / 'plan.json'}" in done.stderr
+        assert (files / "report.html").stat().st_size > 1_000_000
+
+    def test_the_plan_is_explained_in_five_lines(self, planned, capsys):
+        code, out, _ = run(capsys, "explain", planned[1] / "plan.json")
+
+        assert code == 0
+        assert len(out.splitlines()) == 5
+        assert out.startswith("Cheap: score every row by")
+
+    def test_new_queries_confirm_the_plan(self, planned, capsys):
+        files = planned[1]
+
+        code, out, _ = run(
+            capsys, "check", files / "plan.json", files / "corpus.npy",
+            "--queries", files / "new.npy",
+        )  # fmt: skip
+
+        assert code == 0
+        assert "of neighbor_recall@10 is kept on 600 queries" in out
+        assert out.startswith(("Holds", "Cannot tell"))
+
+    def test_queries_of_another_kind_end_with_three(self, planned, capsys, tmp_path):
+        files = planned[1]
+        other = np.random.default_rng(9).normal(size=(300, 64)) * 1.07 ** np.arange(64)
+        np.save(tmp_path / "other.npy", other.astype(np.float32))
+
+        code, out, _ = run(
+            capsys, "check", files / "plan.json", files / "corpus.npy",
+            "--queries", tmp_path / "other.npy", "--json",
+        )  # fmt: skip
+
+        assert code == 3
+        assert json.loads(out)["verdict"] == "broken"
+
+    def test_a_machine_profile_is_used_as_it_is(self, planned, capsys, tmp_path):
+        files = planned[1]
+
+        code, out, _ = run(
+            capsys, "plan", files / "corpus.npy", "--queries", files / "queries.npy", "--floor",
+            "0.95", "--machine", files / "machine.json", "--out", tmp_path / "p.json", "--json",
+        )  # fmt: skip
+
+        before = json.loads((files / "results.json").read_text("utf-8"))
+        assert code == 0
+        assert json.loads(out)["machine"] == before["machine"]
+
+    def test_nothing_within_the_budget_ends_with_three_and_writes_no_plan(
+        self, files, capsys, tmp_path
+    ):
+        code, out, _ = run(
+            capsys, "plan", files / "corpus.npy", "--queries", files / "queries.npy",
+            "--budget-disk", "31kB", "--out", tmp_path / "p.json",
+        )  # fmt: skip
+
+        assert code == 3
+        assert "Nothing within the budget will do" in " ".join(out.split())
+        assert not (tmp_path / "p.json").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--floor", "1.5"], "floor must be above 0 and below 1, got 1.5"),
+            (["--budget-ram", "much"], "ram must be a number with its unit"),
+            (["--budget-p95", "-3ms"], "p95 must be"),
+            (["--kind", "median"], "kind must be mean, share or expected"),
+        ],
+    )
+    def test_what_makes_no_sense_is_said_in_a_line(self, files, capsys, arguments, message):
+        code, _, err = run(
+            capsys, "plan", files / "corpus.npy", "--queries", files / "queries.npy", *arguments
+        )
+
+        assert code == 1
+        assert message in err
+
+    @pytest.mark.parametrize("arguments", [["--choice", "best"], ["--price-ram", "3"]])
+    def test_wrong_usage_ends_with_two(self, files, capsys, arguments):
+        code, _, _ = run(
+            capsys, "plan", files / "corpus.npy", "--queries", files / "queries.npy", *arguments
+        )
+
+        assert code == 2
+
+    def test_a_plan_of_a_newer_version_is_refused(self, planned, capsys, tmp_path):
+        text = (planned[1] / "plan.json").read_text("utf-8")
+        (tmp_path / "p.json").write_text(text.replace('"format": 1', '"format": 9', 1), "utf-8")
+
+        code, _, err = run(capsys, "explain", tmp_path / "p.json")
+
+        assert code == 1
+        assert "expected a plan of format 1, got 9" in err

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from matryo.core import (
+    DimError,
     Exact,
     ExitPolicy,
     FormatError,
     Funnel,
     InputError,
+    Line,
     Lists,
+    Margin,
     Plan,
     Precision,
     Promise,
     Scan,
     Space,
     Stage,
+    Threshold,
     UnknownNameError,
 )
 from matryo.testing.strategies import funnels
@@ -246,3 +251,98 @@ def test_a_full_disk_keeps_the_old_plan(plan, file, run_on_a_full_disk):
     assert "OSError" in run.stderr
     assert Plan.load(file) == plan
     assert list(file.parent.iterdir()) == [file]
+
+
+class TestMargins:
+    MARGIN = Margin(20, 1.5, (Line(0.9, 0.01, 0.05),))
+
+    def test_a_margin_is_read_from_text(self):
+        text = "64@binary:500,768:10,margin[20;1.5;0.9/0.01/0.05]"
+
+        assert Funnel.parse(text).stop == self.MARGIN
+        assert str(Funnel.parse(text)) == text
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("64:50,768:10,margin[20;1.5]", "one line for each of the first 1 stages, got 0"),
+            ("64:50,768:10,margin[5;1;1/0/1]", "at least the 10 rows asked for, got 5"),
+            ("64:50,768:10,margin[20]", r"expected a stop rule as margin\[probe;width"),
+            ("64:50,768:10,margin[20;x;1/0/1]", r"got 'margin\[20;x;1/0/1\]'"),
+            ("64:50,768:10,margin[20;1;1/0]", "expected a stop rule"),
+            ("64:50,768:10,margin[20;1;1/0/-1]", r"spread of at least 0, got 1\.0, 0\.0, -1\.0"),
+            ("64:50,768:10,margin[20;nan;1/0/1]", "a finite width, got probe 20, width nan"),
+        ],
+    )
+    def test_a_text_that_is_no_margin_is_refused(self, text, message):
+        with pytest.raises(InputError, match=message):
+            Funnel.parse(text)
+
+
+class TestThresholds:
+    def test_a_threshold_outlasts_a_file(self, tmp_path):
+        limit = Threshold(0.5, (0.1, 0.4, 0.9), (0.2, 0.5, 0.5))
+        plan = Plan(SPACE, Funnel.parse("64:10"), threshold=limit)
+
+        plan.save(tmp_path / "plan.json")
+
+        assert Plan.load(tmp_path / "plan.json").threshold == limit
+
+    @pytest.mark.parametrize(
+        ("scores", "full_scores"),
+        [
+            ((0.1,), (0.1,)),
+            ((0.1, 0.1), (0.1, 0.2)),
+            ((0.1, 0.2), (0.2, 0.1)),
+            ((0.1, 0.2), (0.1,)),
+        ],
+    )
+    def test_a_map_that_does_not_rise_is_refused(self, scores, full_scores):
+        with pytest.raises(InputError, match="at least two ascending scores"):
+            Threshold(0.1, scores, full_scores)
+
+
+class TestScales:
+    @pytest.fixture
+    def coded(self):
+        steps = np.linspace(0.001, 0.002, 64, dtype=np.float32)
+        return Plan(SPACE, Funnel.parse("64@int8:500,768:10"), scales={64: steps})
+
+    def test_int8_steps_lie_beside_the_plan_and_come_back(self, coded, tmp_path):
+        coded.save(tmp_path / "plan.json")
+
+        np.testing.assert_array_equal(
+            Plan.load(tmp_path / "plan.json").scales[64], coded.scales[64]
+        )
+        assert {f.name for f in tmp_path.iterdir()} == {"plan.json", "plan.safetensors"}
+
+    def test_missing_damaged_or_foreign_steps_are_refused(self, coded, tmp_path):
+        coded.save(tmp_path / "plan.json")
+        beside = tmp_path / "plan.safetensors"
+        whole = beside.read_bytes()
+        beside.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(FormatError, match="expected int8 steps for the dims 64"):
+            Plan.load(tmp_path / "plan.json")
+        beside.write_bytes(b"nothing")
+        with pytest.raises(FormatError, match=r"expected int8 steps in plan\.safetensors"):
+            Plan.load(tmp_path / "plan.json")
+        beside.unlink()
+        with pytest.raises(FormatError, match="found no such file\n  keep both files together"):
+            Plan.load(tmp_path / "plan.json")
+
+    def test_steps_of_another_width_are_refused(self):
+        with pytest.raises(DimError, match=r"int8 steps of shape \(64,\) in float32, got \(3,\)"):
+            Plan(SPACE, Funnel.parse("64@int8:5"), scales={64: np.ones(3, np.float32)})
+
+
+def test_an_exit_policy_refuses_dims_that_do_not_rise_and_unknown_signals():
+    with pytest.raises(DimError, match=r"ascending dims of at least 1, got \[64, 32\]"):
+        ExitPolicy((64, 32), (0.5,))
+    with pytest.raises(InputError, match="signal must be probability or margin, got 'entropy'"):
+        ExitPolicy((32, 64), (0.5,), "entropy")
+    with pytest.raises(InputError, match="thresholds must be at least 0"):
+        ExitPolicy((32, 64), (-0.5,))
+
+
+def test_a_plan_without_a_record_says_so():
+    assert "nothing is recorded" in Plan(SPACE, Funnel.parse("64:10")).explain()

@@ -9,7 +9,7 @@ import pytest
 
 from matryo.core import Precision, Space
 from matryo.planning import Calibration, Machine
-from matryo.planning.cost import Rates
+from matryo.planning.machine import Rates
 
 DIM = 64
 
@@ -22,13 +22,18 @@ def vectors(n, seed, dim=DIM):
     return (rows * 0.95 ** np.arange(dim)).astype(np.float32)
 
 
-@pytest.fixture(scope="session")
-def machine():
+def plain_machine():
+    """A profile without measurements: every unit costs one or two."""
     rates = Rates(**{field.name: 1.0 for field in fields(Rates)})
     names = {"name": "a machine", "engine": "an engine", "version": "1", "measured": "2026-01-01"}
     numbers = {field.name: 2.0 for field in fields(Machine) if field.name not in names}
     known = {"rates": dict.fromkeys(Precision, rates), "processors": 2, "p95_ratio": 1.5}
     return Machine(**{**names, **numbers, **known})
+
+
+@pytest.fixture(scope="session")
+def machine():
+    return plain_machine()
 
 
 @pytest.fixture(scope="session")

@@ -475,14 +475,17 @@ class Plan:
             raise FormatError(
                 f"{path}: expected a plan as JSON, got {error!r}", path=path
             ) from error
-        if values.get("format") == PLAN_FORMAT and found != _digest(values):
+        known = values.get("format") == PLAN_FORMAT
+        if known and found != _digest(values):
             raise FormatError(
                 f"{path}: this plan was changed after it was written (its digest does not match)",
                 hint="make it again, or restore the file",
                 path=path,
             )
         try:
-            return cls.from_dict(values, _load_scales(path) if values.get("scales") else {})
+            return cls.from_dict(values, _load_scales(path) if known and values["scales"] else {})
+        except KeyError as error:
+            raise FormatError(f"{path}: this plan lacks {error}", path=path) from error
         except FormatError as error:
             raise FormatError(f"{path}: {error}", path=path) from error
 

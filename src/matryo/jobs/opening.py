@@ -164,7 +164,7 @@ def open_search(
         asked = opening.encode(source.queries, Side.QUERY)
         names = [str(i) for i in source.queries.ids], [str(i) for i in source.documents.ids]
         how = "Queries and judgments are those of the data set."
-        judged = (*names, source.qrels)
+        judged = (*names, source.qrels) if source.qrels else None
         return Search(asked, corpus, source.documents.ids, how, names[0], judged)
     if isinstance(source, Texts):
         corpus, ids = opening.encode(source, Side.DOCUMENT), source.ids

@@ -5,12 +5,15 @@ the cost of a funnel is modelled for a machine, and how a finished decision is p
 never serves.
 """
 
+from matryo.planning.calibration import this_machine
 from matryo.planning.candidates import funnel_candidates
 from matryo.planning.certify import split_queries
 from matryo.planning.check import Check, check
 from matryo.planning.choose import Choice, Choices, choose
-from matryo.planning.cost import Budget, Cost, Machine, Prices, cost, this_machine
+from matryo.planning.cost import Cost, Prices, cost
 from matryo.planning.explain import headline, size_in_words
+from matryo.planning.limits import Budget
+from matryo.planning.machine import Machine
 from matryo.planning.parts import Calibration
 from matryo.planning.sequence import MINIMIZE, Candidate, Minimize
 

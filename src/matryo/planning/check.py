@@ -74,6 +74,13 @@ def check(
     promise = plan.promise
     if promise is None or not isinstance(plan.run, Funnel):
         raise InputError("only a search plan with a promise can be checked, got another one")
+    missing = sorted(set(promise.groups) - set(groups or ()))
+    if missing:
+        raise InputError(
+            f"this promise holds in each of {len(promise.groups)} groups: expected the group of "
+            f"every query, found none of the group {missing[0]!r}",
+            hint="give the groups of the new queries",
+        )
     check_enough_for(promise, len(queries))
     k = plan.run.stages[-1].keep
     answers = run(replace(plan, threshold=None), vectors, queries, transform=transform)

@@ -19,9 +19,10 @@ from matryo.core import Funnel, Nesting, Plan, Precision, Promise, Stage, Unknow
 from matryo.evaluation import Interval, fit_sample, fit_steps
 from matryo.planning.candidates import funnel_candidates, levels_of, with_margins
 from matryo.planning.certify import Split, check_enough_for, needed_for, split_queries
-from matryo.planning.cost import Budget, Cost, Machine, Prices
+from matryo.planning.cost import Cost, Prices
 from matryo.planning.explain import explain
-from matryo.planning.limits import within
+from matryo.planning.limits import Budget, within
+from matryo.planning.machine import Machine
 from matryo.planning.parts import Calibration, Part, digest_of, measure_part, worst_group
 from matryo.planning.sequence import (
     MINIMIZE,

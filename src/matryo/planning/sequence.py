@@ -16,7 +16,8 @@ import numpy as np
 from matryo.core import Funnel, Precision, Promise, Stage
 from matryo.evaluation import conformal_knob
 from matryo.planning.certify import queries_needed, try_promise
-from matryo.planning.cost import Cost, Machine, Prices, cost
+from matryo.planning.cost import Cost, Prices, cost
+from matryo.planning.machine import Machine
 from matryo.planning.parts import Part
 
 Name = Literal["cheap", "balanced", "safe"]
