@@ -114,12 +114,14 @@ class Margin:
         try:
             inside = text.removeprefix("margin[").removesuffix("]")
             probe, width, *lines = inside.split(";")
-            parts = [Line(*map(float, line.split("/"))) for line in lines]
-            return cls(int(probe), float(width), tuple(parts))
-        except (TypeError, ValueError) as error:
+            first, second = int(probe), float(width)
+            numbers = [[float(number) for number in line.split("/")] for line in lines]
+            slopes, levels, spreads = zip(*numbers, strict=True) if numbers else ((), (), ())
+        except ValueError as error:
             raise InputError(
                 f"expected a stop rule as margin[probe;width;slope/level/spread], got {text!r}"
             ) from error
+        return cls(first, second, tuple(map(Line, slopes, levels, spreads)))
 
 
 @dataclass(frozen=True, slots=True)
