@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-
 import pytest
+from tests.report.screen import click, open_page, requested, show, wait, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 DRAWN = """
 return ['quality', 'shift'].every(
   (id) => document.querySelector(`#${id} .main-svg .scatterlayer path.js-line`))
@@ -30,60 +18,12 @@ return Math.abs(drawn - box.clientWidth) <= 1
 """
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    chromedriver = shutil.which("chromedriver")
-    try:
-        from selenium import webdriver
-    except ImportError:
-        webdriver = None
-    if not (chromium and chromedriver and webdriver):
-        reason = "needs selenium, chromium and chromedriver"
-        if os.environ.get("MATRYO_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=chromedriver)
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def page(browser, report):
     """The report, freshly opened on a wide light screen, with its charts drawn."""
-    show(browser, width=1400, scheme="light")
-    browser.get("about:blank")
-    browser.get_log("performance")
-    browser.get_log("browser")
-    browser.get(report.as_uri())
+    open_page(browser, report)
     wait(browser, DRAWN)
     return browser
-
-
-def wait(browser, condition):
-    return wait_until(browser, lambda: browser.execute_script(condition))
-
-
-def wait_until(browser, holds):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, 20).until(lambda _: holds())
-
-
-def show(browser, *, width=None, scheme=None, media=""):
-    if width:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    if scheme:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        emulated = {"media": media, "features": features}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", emulated)
 
 
 def background(browser):
@@ -100,17 +40,8 @@ def column(browser, number):
     )
 
 
-def click(browser, selector):
-    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
-
-
 def test_the_charts_are_drawn_without_an_error_or_a_request(page):
-    requests = [
-        message["params"]["request"]["url"]
-        for entry in page.get_log("performance")
-        for message in [json.loads(entry["message"])["message"]]
-        if message["method"] == "Network.requestWillBeSent"
-    ]
+    requests = requested(page)
 
     assert page.get_log("browser") == []
     assert any(url.startswith("file:") for url in requests)

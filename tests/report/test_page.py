@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from html.parser import HTMLParser
 
 import pytest
+from tests.report.pages import HOSTILE, Elements, charts_of
 
 from matryo.core import FormatError, InputError
 from matryo.report import write_report
-
-HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
-
-
-class Elements(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-@pytest.fixture
-def written(tmp_path):
-    """Write a document and return the page without the chart library."""
-
-    from plotly.offline import get_plotlyjs
-
-    def write(results):
-        write_report(results, tmp_path / "report.html")
-        return (tmp_path / "report.html").read_text("utf-8").replace(get_plotlyjs(), "")
-
-    return write
 
 
 def test_the_verdict_the_origin_and_every_section_are_on_the_page(results, written):
@@ -187,7 +158,7 @@ def test_two_reports_of_one_document_are_equal(results, written):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(kind="plan"), r"\$\.kind: expected 'measure', got 'plan'"),
+        (lambda d: d.update(kind="map"), r"\$\.kind: expected 'measure' or 'plan', got 'map'"),
         (lambda d: d.update(format=2), r"\$\.format: expected 1, got 2"),
         (lambda d: d["data"].pop("origin"), r"\$\.data\.origin: expected a value, got None"),
         (
@@ -226,7 +197,3 @@ def test_a_document_that_does_not_fit_is_refused_by_the_field(results, tmp_path,
 
     assert str(refusal.value).startswith(refusal.value.field)
     assert not (tmp_path / "report.html").exists()
-
-
-def charts_of(page):
-    return json.loads(re.search(r'id="charts">(.*?)</script>', page, re.DOTALL).group(1))

@@ -1,8 +1,8 @@
-"""Reads the results document of a measurement and writes one HTML file that people can read.
+"""Reads the document of a measurement or a plan and writes one HTML file that people can read.
 
 Hides how the page is laid out, how its charts are described and themed, and how everything, the
 chart library too, is put into a single file that opens without a network. It reads figures and
-never measures: every number on the page is in the results document.
+never measures: every number on the page is in the document.
 """
 
 from matryo.report.page import write_report

@@ -1,9 +1,4 @@
-"""Charts as plotly specifications: plain dicts, ready for JSON.
-
-Colors are names of the page's CSS variables (`var(--series-1)`, `var(--series-1) / 0.15` where it
-is see-through); the page's script replaces them by the colors of the scheme it is shown in. So a
-chart can change from light to dark, and the colors are written down once, in `report.css`.
-"""
+"""Charts of a measurement as plotly specifications: plain dicts, ready for JSON."""
 
 from __future__ import annotations
 
@@ -13,10 +8,10 @@ from html import escape
 from typing import Any
 
 from matryo.core import Precision
-from matryo.report.wording import count, interval, level, percent
+from matryo.report.axes import Figure, floor_line, floor_note, layout, log_range, origin_note
+from matryo.report.wording import count, interval, percent
 
 Row = Mapping[str, Any]
-Figure = dict[str, Any]
 
 _PRECISIONS = [precision.value for precision in Precision]
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")
@@ -52,14 +47,14 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
     ]
     floor = results["settings"]["floor"]
     sizes = sorted({row["bytes_per_vector"] for row in rows})
-    layout = _layout(
+    shown = layout(
         x={
             "type": "log",
             "title": {"text": "bytes per vector", "standoff": 8},
             "tickvals": sizes,
             "ticktext": [f"{count(size)} B" for size in sizes],
             "autotickangles": [0, -45],
-            "range": _log_range(sizes),
+            "range": log_range(sizes),
         },
         y={
             "title": {"text": f"{escape(measure)}, share kept", "standoff": 12},
@@ -67,31 +62,11 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
             "range": _share_range(rows, floor),
         },
     )
-    layout["margin"]["t"] = 56  # room for a label above the highest point
-    layout["shapes"] = [
-        {
-            "type": "line",
-            "layer": "below",
-            "xref": "paper",
-            "x0": 0,
-            "x1": 1,
-            "y0": floor,
-            "y1": floor,
-            "line": {"color": "var(--floor)", "width": 1.5, "dash": "dash"},
-        }
-    ]
-    layout["annotations"] = [
-        {
-            "text": f"floor {level(floor)}",
-            "xref": "paper",
-            "x": 0,
-            "xanchor": "left",
-            "y": floor,
-            "yanchor": "bottom",
-            "showarrow": False,
-            "font": {"color": "var(--floor)", "size": 12},
-        },
-        _origin_note(results["data"]["origin"]),
+    shown["margin"]["t"] = 56  # room for a label above the highest point
+    shown["shapes"] = [floor_line(floor)]
+    shown["annotations"] = [
+        floor_note(floor),
+        origin_note(results["data"]["origin"]),
         *_marks(results["verdict"], cuts),
     ]
     return {
@@ -100,7 +75,7 @@ def quality_chart(results: Mapping[str, Any], measure: str) -> Figure:
             *(_baseline(method, line) for method, line in baselines),
             *(_line(precision, line) for precision, line in lines),
         ],
-        "layout": layout,
+        "layout": shown,
         "narrow": {"xaxis.ticktext": _spaced_labels(sizes)},
     }
 
@@ -143,13 +118,13 @@ def score_shift_chart(results: Mapping[str, Any]) -> Figure:
         "line": {"color": "var(--floor)", "dash": "dot", "width": 1.25},
         "hoverinfo": "skip",
     }
-    layout = _layout(
+    shown = layout(
         x={"title": {"text": "score at full width", "standoff": 8}},
         y={"title": {"text": "score of the prefix", "standoff": 12}},
     )
-    layout["annotations"] = [_origin_note(results["data"]["origin"])]
-    layout["legend"]["title"] = {"text": "numbers"}
-    return {"data": [*curves, unchanged], "layout": layout, "narrow": {}}
+    shown["annotations"] = [origin_note(results["data"]["origin"])]
+    shown["legend"]["title"] = {"text": "numbers"}
+    return {"data": [*curves, unchanged], "layout": shown, "narrow": {}}
 
 
 def _line(precision: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -242,12 +217,6 @@ def _marks(verdict: Mapping[str, Any], cuts: Sequence[Row]) -> list[dict[str, An
     ]
 
 
-def _log_range(sizes: Sequence[int]) -> list[float]:
-    low, high = math.log10(min(sizes, default=1)), math.log10(max(sizes, default=10))
-    margin = 0.05 * (high - low) or 0.5
-    return [low - margin, high + margin]
-
-
 def _share_range(rows: Sequence[Row], floor: float) -> list[float]:
     # left to itself plotly widens the axis for the arrows' labels and flattens the lines
     shares = [floor, 1.0, *(row["kept"] for row in rows)]
@@ -260,7 +229,7 @@ def _share_range(rows: Sequence[Row], floor: float) -> list[float]:
 
 def _spaced_labels(sizes: Sequence[int]) -> list[str]:
     """Labels of the ticks without those that would touch a neighbor; the widest has one."""
-    low, high = _log_range(sizes)
+    low, high = log_range(sizes)
     labels, previous = [], math.inf
     for size in reversed(sizes):
         apart = previous - math.log10(size) >= (high - low) / 11
@@ -280,56 +249,6 @@ def _hover(row: Row) -> str:
     if row["trained"] is False:
         lines.append("the model was not trained at this size")
     return "<br>".join(lines)
-
-
-def _origin_note(origin: str) -> dict[str, Any]:
-    return {
-        "text": f"{origin} data",
-        "xref": "paper",
-        "yref": "paper",
-        "x": 1,
-        "y": 0,
-        "xanchor": "right",
-        "yanchor": "bottom",
-        "showarrow": False,
-        "font": {"color": "var(--muted)", "size": 11},
-    }
-
-
-def _layout(*, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    axis = {
-        "gridcolor": "var(--grid)",
-        "linecolor": "var(--line)",
-        "tickcolor": "var(--line)",
-        "zeroline": False,
-        "automargin": True,
-        "tickfont": {"size": 12},
-        "ticks": "outside",
-        "ticklen": 4,
-    }
-    return {
-        "paper_bgcolor": "var(--card)",
-        "plot_bgcolor": "var(--card)",
-        "font": {"color": "var(--ink)", "size": 13},
-        "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
-        "xaxis": {**axis, "showgrid": False, **x},
-        "yaxis": {**axis, **y},
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-            "font": {"size": 12},
-        },
-        "hoverlabel": {
-            "bgcolor": "var(--card)",
-            "bordercolor": "var(--ink)",
-            "font": {"color": "var(--ink)"},
-            "align": "left",
-        },
-        "hovermode": "closest",
-    }
 
 
 def _color(precision: str) -> str:

@@ -1,128 +1,65 @@
-"""The shape of a results document; `docs/results-schema.md` describes it for people."""
+"""Reading a document: its kind, its shape, and that what refers to something finds it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-from matryo.core import FormatError, Precision, shorten
+from matryo.core import (
+    FormatError,
+    Funnel,
+    InputError,
+    Promise,
+    UnknownNameError,
+    shorten,
+)
+from matryo.report.shapes import SHAPES
 
 FORMAT = 1
 
-# A dict is an object with these fields (others are let through), a list is a list of its one
-# element, ("each", x) is an object of x by any name, another tuple is a choice, a word is a kind of
-# value. A field whose name ends in "?" may be missing or null.
-_PRECISION = tuple(precision.value for precision in Precision)
-_POINT = {"dim": "size", "precision": _PRECISION}
-METHODS = ("cut", "rotation", "random")
-_ORIGIN = ("real", "sample", "synthetic")
-_ANSWER = {"ids": ["id"], "ms": "number", "bytes": "count"}
-_SHAPE = {
-    "matryo?": "text",
-    "created?": "text",
-    "data": {
-        "name": "text",
-        "task": ("retrieval", "fidelity", "pairs", "labelled"),
-        "origin": _ORIGIN,
-        "documents?": "count",
-        "queries?": "count",
-        "left_out?": [{"what": "text", "count": "count", "ids?": ["id"]}],
-    },
-    "space?": {},
-    "fingerprint?": "text",
-    "trained_dims?": ["size"],
-    "settings": {
-        "dims": ["size"],
-        "precisions": [_PRECISION],
-        "k?": "count",
-        "floor": "number",
-        "confidence": "number",
-        "metric": "text",
-        "seed?": "count",
-    },
-    "verdict": {
-        "headline": "text",
-        "sentences?": ["text"],
-        "recommended?": _POINT,
-        "knee?": _POINT,
-    },
-    "measures": [{"name": "text", "kind": "text", "about?": "text", "primary?": "flag"}],
-    "results": [
-        {
-            **_POINT,
-            "method": METHODS,
-            "measure": "text",
-            "value": "number",
-            "low?": "number",
-            "high?": "number",
-            "n": "count",
-            "origin": _ORIGIN,
-            "verdict": ("keeps", "below", "cannot tell", "figure only", "reference"),
-            "kept?": "number",
-            "kept_low?": "number",
-            "kept_high?": "number",
-            "needed?": "count",
-            "bytes_per_vector": "size",
-            "trained?": "flag",
-        }
-    ],
-    "comparisons?": [
-        {
-            **_POINT,
-            "measure": "text",
-            "a": METHODS,
-            "b": METHODS,
-            "difference": "number",
-            "low?": "number",
-            "high?": "number",
-            "n": "count",
-            "verdict": (*METHODS, "no difference shown"),
-        }
-    ],
-    "score_shift?": [
-        {
-            **_POINT,
-            "mean": "number",
-            "error_mean": "number",
-            "error_p95": "number",
-            "full": ["number"],
-            "prefix": ["number"],
-        }
-    ],
-    "threshold?": {
-        "full": "number",
-        "rows": [{**_POINT, "prefix": "number", "flipped": "number"}],
-    },
-    "funnel?": {
-        "text": "text",
-        "queries": [
-            {"id": "id", "text?": "text", "full": _ANSWER, "funnel": _ANSWER, "overlap": "count"}
-        ],
-        "documents?": ("each", "text"),
-    },
-    "how?": ["text"],
-    "seconds?": ("each", "number"),
-}
-
 
 def read_document(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a results document and give a copy in which every optional field is there, maybe None.
+    """Check a document and give a copy in which every optional field is there, maybe None.
+
+    Args:
+        results: A document of any kind that `SHAPES` names.
 
     Raises:
-        FormatError: not a results document, a newer format, or a field that is missing or wrong;
-            `field` names it.
+        FormatError: no such document, a newer format, or a field that is missing or wrong; `field`
+            names it.
     """
     kind, number = results.get("kind"), results.get("format")
-    if kind != "measure":
-        raise _wrong("$.kind", "'measure'", kind)
+    if kind not in list(SHAPES):
+        raise _wrong("$.kind", " or ".join(map(repr, SHAPES)), kind)
     if number != FORMAT:
         raise FormatError(
             f"$.format: expected {FORMAT}, got {number!r}",
-            hint="measure again with this version of matryo, or install the one that wrote it",
+            hint=f"{kind} again with this version of matryo, or install the one that wrote it",
             field="$.format",
         )
-    document: dict[str, Any] = _read(results, _SHAPE, "$")
+    document: dict[str, Any] = _read(results, SHAPES[str(kind)], "$")
+    {"measure": _check_measure, "plan": _check_plan}[str(kind)](document)
+    return document
+
+
+def find_candidate(
+    choice: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]
+) -> int | None:
+    """Place of the candidate that a choice is; None if it is none of them.
+
+    Candidates are listed without the numbers of their stop rules, which the bytes tell apart.
+    """
+    funnel = Funnel.parse(choice["funnel"])
+    wanted = (str(Funnel(funnel.stages)), funnel.stop is not None, choice["cost"]["bytes_read"])
+    for place, one in enumerate(candidates):
+        if (one["funnel"], one["stops"], one["bytes_read"]) == wanted:
+            return place
+    return None
+
+
+def _check_measure(document: Mapping[str, Any]) -> None:
     if not document["measures"]:
         raise _wrong("$.measures", "at least one measure", document["measures"])
     known = [measure["name"] for measure in document["measures"]]
@@ -131,7 +68,23 @@ def read_document(results: Mapping[str, Any]) -> dict[str, Any]:
             if values["measure"] not in known:
                 expected = f"a name listed in $.measures ({', '.join(known)})"
                 raise _wrong(f"$.{part}[{row}].measure", expected, values["measure"])
-    return document
+
+
+def _check_plan(document: Mapping[str, Any]) -> None:
+    promise = document["promise"]
+    known = {item.name: promise[item.name] for item in fields(Promise)}
+    try:
+        Promise(**{**known, "groups": tuple(promise["groups"] or ())})
+    except InputError as error:
+        raise FormatError(f"$.promise: {error}", field="$.promise") from error
+    for row, choice in enumerate(document["choices"]):
+        stages, read = Funnel.parse(choice["funnel"]).stages, choice["cost"]["rows_read"]
+        if len(read) != len(stages):
+            expected = f"a number for each of the {len(stages)} stages"
+            raise _wrong(f"$.choices[{row}].cost.rows_read", expected, read)
+        if find_candidate(choice, document["candidates"]) is None:
+            expected = "a funnel listed in $.candidates with the same bytes_read"
+            raise _wrong(f"$.choices[{row}].funnel", expected, choice["funnel"])
 
 
 def _read(value: Any, shape: Any, where: str) -> Any:
@@ -148,7 +101,7 @@ def _read(value: Any, shape: Any, where: str) -> Any:
                     fields[name] = None
             return fields
         case [inner] if isinstance(shape, list):
-            items = _require(value, list, "a list", where)
+            items = _require(value, (list, tuple), "a list", where)
             return [_read(item, inner, f"{where}[{row}]") for row, item in enumerate(items)]
         case ("each", inner):
             items = _require(value, Mapping, "an object", where)
@@ -158,7 +111,7 @@ def _read(value: Any, shape: Any, where: str) -> Any:
             return value
 
 
-def _require(value: Any, kind: type, name: str, where: str) -> Any:
+def _require(value: Any, kind: type | tuple[type, ...], name: str, where: str) -> Any:
     if not isinstance(value, kind):
         raise _wrong(where, name, value)
     return value
@@ -180,10 +133,22 @@ def _check_plain(value: Any, shape: str | tuple[str, ...], where: str) -> None:
             expected = "a finite number"
         case "id":
             fits, expected = whole or isinstance(value, str), "a string or an integer"
+        case "funnel":
+            fits, expected = _is_funnel(value), "a funnel, as 64@int8:500,768:10"
         case _:
             fits, expected = value in shape, f"one of {', '.join(shape)}"
     if not fits:
         raise _wrong(where, expected, value)
+
+
+def _is_funnel(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        Funnel.parse(value)
+    except (ValueError, UnknownNameError):
+        return False
+    return True
 
 
 def _wrong(field: str, expected: str, value: object) -> FormatError:

@@ -1,4 +1,4 @@
-"""From a results document to one HTML file."""
+"""From a document to one HTML file."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from typing import Any
 
 from matryo.core import InputError, Space, write_atomically
 from matryo.report import wording
+from matryo.report.candidates import COSTS, candidates_chart, shares_shown
 from matryo.report.charts import quality_chart, score_shift_chart
-from matryo.report.document import METHODS, read_document
+from matryo.report.choices import full_width, named_choices, outcome, promise_in_words, tested
+from matryo.report.document import read_document
+from matryo.report.shapes import METHODS
 
 _FOLDER = Path(__file__).parent
-_FILTERS = ("count", "percent", "level", "signed", "size_bytes", "duration_ms")
+_FILTERS = ("count", "percent", "level", "signed", "size_bytes", "duration_ms", "joined")
 
 
 def write_report(results: Mapping[str, Any], path: str | Path, *, overwrite: bool = True) -> None:
-    """Write a results document as one HTML file that opens without a network.
+    """Write a document as one HTML file that opens without a network.
 
     The file holds the chart library too (plotly.js, about 4.8 MB, nearly all of its size). It
     shows what the document says and measures nothing; texts of documents and queries appear only
     where the document has them.
 
     Args:
-        results: A results document, as `docs/results-schema.md` describes it.
+        results: A document of a measurement or of a plan, as `docs/results-schema.md` describes
+            them.
         path: The file to write; its folder must exist.
         overwrite: Replace a file that is there already.
 
     Raises:
-        FormatError: not a results document of this format; `field` names what is wrong.
+        FormatError: not a document of this format; `field` names what is wrong.
         InputError: `space` is not one, `path` exists and `overwrite` is not set, or its folder
             does not exist.
     """
@@ -50,24 +54,35 @@ def _render(document: Mapping[str, Any]) -> str:
         undefined=StrictUndefined,
     )
     environment.filters.update({name: getattr(wording, name) for name in _FILTERS})
-    # the first measure is the one shown before anybody chooses
-    measures = sorted(document["measures"], key=lambda measure: not measure["primary"])
-    charts = {"quality": [quality_chart(document, measure["name"]) for measure in measures]}
-    if document["score_shift"]:
-        charts["shift"] = [score_shift_chart(document)]
-    space = document["space"]
-    return environment.get_template("report.html.jinja").render(
+    kind, space = document["kind"], document["space"]
+    shown = {"measure": _measurement, "plan": _plan}[kind](document)
+    return environment.get_template(f"{kind}.html.jinja").render(
         document=document,
+        data=document["data"],
+        settings=document["settings"],
+        verdict=document["verdict"],
         space=None if space is None else Space.from_dict(space).describe(),
-        measures=measures,
-        rows={measure["name"]: _rows(document, measure["name"]) for measure in measures},
-        widest=max((row["bytes_per_vector"] for row in document["results"]), default=1),
-        charts=charts,
+        **shown,
         wording=wording,
         style=(_FOLDER / "report.css").read_text("utf-8"),
         script=(_FOLDER / "report.js").read_text("utf-8"),
         plotly=get_plotlyjs(),
     )
+
+
+def _measurement(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page of a measurement shows beside its document."""
+    # the first measure is the one shown before anybody chooses
+    measures = sorted(document["measures"], key=lambda measure: not measure["primary"])
+    charts = {"quality": [quality_chart(document, measure["name"]) for measure in measures]}
+    if document["score_shift"]:
+        charts["shift"] = [score_shift_chart(document)]
+    return {
+        "measures": measures,
+        "rows": {measure["name"]: _rows(document, measure["name"]) for measure in measures},
+        "widest": max((row["bytes_per_vector"] for row in document["results"]), default=1),
+        "charts": charts,
+    }
 
 
 def _rows(document: Mapping[str, Any], measure: str) -> list[dict[str, Any]]:
@@ -87,3 +102,24 @@ def _rows(document: Mapping[str, Any], measure: str) -> list[dict[str, Any]]:
         for row in sorted(document["results"], key=lambda row: METHODS.index(row["method"]))
         if row["measure"] == measure
     ]
+
+
+def _plan(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page of a plan shows beside its document."""
+    candidates, minimized = document["candidates"], document["settings"]["minimize"]
+    # what was minimized is shown before anybody chooses; what nobody knows is not shown at all
+    costs = sorted(COSTS, key=lambda name: name != minimized)
+    costs = [name for name in costs if any(one[COSTS[name][0]] for one in candidates)]
+    low, _ = shares_shown(document)
+    whole = full_width(document)
+    return {
+        "outcome": outcome(document),
+        "promised": promise_in_words(document["promise"]),
+        "choices": named_choices(document),
+        "tested": tested(document),
+        "whole": next((one for one in candidates if one["funnel"] == whole), None),
+        "costs": costs,
+        "charts": {"candidates": [candidates_chart(document, name) for name in costs]},
+        "lowest": low,
+        "below": sum(one["kept"] < low for one in candidates),
+    }

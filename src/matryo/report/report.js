@@ -6,7 +6,7 @@
   const narrow = matchMedia("(max-width: 640px)");
   const bodies = document.querySelectorAll("tbody[data-measure]");
   const config = { responsive: true, displayModeBar: false };
-  let measure = 0;
+  let chosen = 0;
 
   // A chart names the page's CSS variables; this puts in what they are in the scheme of the moment.
   function themed(value, style) {
@@ -24,8 +24,9 @@
 
   function draw() {
     const style = getComputedStyle(document.documentElement);
-    const shown = { quality: charts.quality[measure], shift: charts.shift && charts.shift[0] };
-    for (const [id, figure] of Object.entries(shown)) {
+    for (const [id, figures] of Object.entries(charts)) {
+      // a chart that has only one figure shows it whatever was chosen
+      const figure = figures[figures.length > 1 ? chosen : 0];
       if (!figure) continue;
       const { data, layout, narrow: changes } = themed(figure, style);
       for (const [path, value] of Object.entries(narrow.matches ? changes : {})) {
@@ -45,7 +46,7 @@
   }
 
   function show() {
-    for (const body of bodies) body.hidden = Number(body.dataset.measure) !== measure;
+    for (const body of bodies) body.hidden = Number(body.dataset.measure) !== chosen;
     draw();
   }
 
@@ -72,12 +73,13 @@
     }
   }
 
-  const choice = document.querySelector("fieldset.switch");
-  choice.hidden = charts.quality.length < 2;
-  choice.addEventListener("change", (event) => {
-    measure = Number(event.target.value);
-    show();
-  });
+  for (const choice of document.querySelectorAll("fieldset.switch")) {
+    choice.hidden = choice.querySelectorAll("input").length < 2;
+    choice.addEventListener("change", (event) => {
+      chosen = Number(event.target.value);
+      show();
+    });
+  }
   for (const button of document.querySelectorAll("table.sortable thead button")) {
     button.addEventListener("click", () => sort(button));
   }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from matryo.core import Funnel
+
 _THIN = "\u202f"  # a narrow space that does not break, so a figure and its unit stay together
 
 
@@ -41,7 +45,7 @@ def times_smaller(size: int, widest: int) -> str:
     return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}".removesuffix(".0") + "×"
 
 
-def size_bytes(number: int) -> str:
+def size_bytes(number: float) -> str:
     """A number of bytes in the unit of 1000 that suits it: `640 B`, `396.7 kB`, `4.3 MB`."""
     size, unit = float(number), "B"
     for larger in ("kB", "MB", "GB"):
@@ -54,3 +58,25 @@ def size_bytes(number: int) -> str:
 def duration_ms(ms: float) -> str:
     """A duration in milliseconds with as many decimals as it has meaning for."""
     return f"{ms:.2f}{_THIN}ms" if ms < 10 else f"{count(ms)}{_THIN}ms"
+
+
+def short_bytes(number: float) -> str:
+    """A round number of bytes, as short as it is: `20 kB`."""
+    power = min(max(int(f"{number:e}".split("e")[1]) // 3, 0), 3)
+    return f"{number / 1000**power:g}{_THIN}{('B', 'kB', 'MB', 'GB')[power]}"
+
+
+def p_value(p: float) -> str:
+    """A p-value to three decimals: `0.012`, `< 0.001`."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names as one speaks them: `cheap, balanced and safe`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def without_stop(funnel: str) -> str:
+    """The text of a funnel without the numbers of its stop rule."""
+    read = Funnel.parse(funnel)
+    return str(Funnel(read.stages)) + (" stopping early" if read.stop else "")
