@@ -51,6 +51,7 @@ K = 10
 CONFIDENCE = 0.95
 LIMIT = 73  # of 1,000 runs at 5 %: the largest number that chance alone exceeds once in 1,000
 MODELS = ("default", "minilm")
+_MOST = 2500  # queries on which every candidate is measured
 PARTS = ("time", "promises", "tight", "stops", "exact")
 Row = dict[str, Any]
 
@@ -112,8 +113,8 @@ class Population:
 
     name: str
     candidates: list[Candidate]
-    values: NDArray[np.float32]
-    whole: NDArray[np.float32]
+    values: NDArray[np.float64]
+    whole: NDArray[np.float64]
     measure: str
 
     @property
@@ -124,22 +125,31 @@ class Population:
     def truth(self, promise: Promise) -> NDArray[np.float64]:
         """What every candidate truly keeps of the promise's measure."""
         if promise.kind == "share":
-            reached = self.values >= (promise.query_floor or 0) * self.whole - 1e-6
-            return reached.mean(axis=1, dtype=np.float64)
-        kept = self.values.mean(axis=1, dtype=np.float64)
-        return kept / float(self.whole.mean(dtype=np.float64))
+            reached = self.values >= (promise.query_floor or 0) * self.whole - 1e-9
+            return reached.mean(axis=1)
+        kept = self.values.mean(axis=1)
+        return kept / float(self.whole.mean())
 
     def part(self, picked: NDArray[np.int64], promise: Promise, some: Sequence[int]) -> Part:
         """Drawn queries as the planner sees a part of its data."""
-        known = {self.candidates[i].funnel: self.values[i, picked].astype(np.float64) for i in some}
+        known = {self.candidates[i].funnel: self.values[i, picked] for i in some}
         full = self.candidates[0].funnel
-        known[full] = self.whole[picked].astype(np.float64)
+        known[full] = self.whole[picked]
         return Part(None, promise, full, 0, None, known)  # type: ignore[arg-type]
 
 
-def population(some: Set, model: str, cache: EncodingCache, *, measure: str) -> Population:
-    """Every candidate of the planner on every query of the pool."""
+def population(
+    some: Set,
+    model: str,
+    cache: EncodingCache,
+    *,
+    measure: str,
+    few: Sequence[Funnel] | None = None,
+) -> Population:
+    """Candidates of the planner on the pool: all of them on 2,500 queries, or a few on all."""
     documents, queries = vectors_of(some, model, cache)
+    if few is None:
+        queries = queries[np.random.default_rng(0).permutation(len(queries))[:_MOST]]
     if some.judged is None and not measure.startswith("neighbor_recall"):
         raise SystemExit(f"{some.name} has no judgments for {measure}")
     nesting = Nesting.halving(documents.shape[1])
@@ -147,6 +157,9 @@ def population(some: Set, model: str, cache: EncodingCache, *, measure: str) -> 
     levels = levels_of(nesting, formats)
     scales = fit_steps(fit_sample(documents, nesting, "cosine"), levels, "cosine")
     funnels = funnel_candidates(nesting, formats, k=K, n_rows=len(documents))
+    if few is not None:
+        funnels = list(dict.fromkeys([funnels[0], *few]))
+        levels = list({Level(s.dim, s.precision) for funnel in funnels for s in funnel.stages})
     longest = max(stage.keep for funnel in funnels for stage in funnel.stages)
     promise, full = Promise("mean", measure, 0.9), funnels[0]
     blocks, wholes, candidates = [], [], []
@@ -161,8 +174,8 @@ def population(some: Set, model: str, cache: EncodingCache, *, measure: str) -> 
         part.add(funnels)
         if not candidates:
             candidates = consider(funnels, part, this_machine(), minimize="bytes", prices=None)
-        blocks.append(np.array([part.known[funnel] for funnel in funnels], np.float32))
-        wholes.append(part.whole.astype(np.float32))
+        blocks.append(np.array([part.known[funnel] for funnel in funnels]))
+        wholes.append(part.whole)
     values, whole = np.concatenate(blocks, axis=1), np.concatenate(wholes)
     return Population(f"{some.name}, {model}", candidates, values, whole, measure)
 
@@ -188,14 +201,39 @@ def seen_on(part: Part, pool: Population, some: Sequence[int]) -> list[Candidate
     return seen
 
 
-def five(pool: Population, truth: NDArray[np.float64]) -> list[int]:
-    """Candidates that are dearer the more they keep, spread from 0.85 to 0.99."""
+def least_favourable(pool: Population, kind: str) -> list[Funnel]:
+    """Five candidates that are dearer the more they keep, spread from 0.85 to 0.99.
+
+    For an expected promise: the funnels of one first stage, which has them all.
+    """
+    promise = promise_of(kind, pool.measure)
+    truth = pool.truth(promise)
+    if kind == "expected":
+        first = Stage(pool.candidates[0].funnel.stages[0].dim // 2, K, Precision.BINARY)
+        return [
+            one.funnel
+            for one in pool.candidates
+            if has_knob(one.funnel)
+            and (one.funnel.stages[0].dim, one.funnel.stages[0].precision)
+            == (first.dim, first.precision)
+        ]
     best, path = 0.0, []
     for i in np.argsort([one.spend for one in pool.candidates]):
-        if 0.85 < truth[i] < 0.99 and truth[i] > best + 0.004 and i:
+        if 0.85 < truth[i] < 0.988 and truth[i] > best + 0.004 and i:
             best = truth[i]
-            path.append(int(i))
+            path.append(pool.candidates[i].funnel)
     return [path[i] for i in np.linspace(0, len(path) - 1, 5).round().astype(int)]
+
+
+def promise_of(kind: str, measure: str, floor: float = 0.9) -> Promise:
+    """A promise of one of the three kinds."""
+    return Promise(
+        kind,  # type: ignore[arg-type]
+        measure,
+        floor,
+        confidence=None if kind == "expected" else CONFIDENCE,
+        query_floor=0.9 if kind == "share" else None,
+    )
 
 
 def broken_promises(
@@ -206,19 +244,14 @@ def broken_promises(
     Each of five candidates in turn is the least favourable case: the floor lies just above what it
     truly keeps, and the dearer ones truly keep it.
     """
-    first = Promise(
-        kind,  # type: ignore[arg-type]
-        pool.measure,
-        0.9,
-        query_floor=0.9 if kind == "share" else None,
-    )
+    first = promise_of(kind, pool.measure)
     truth = pool.truth(first)
-    some = five(pool, truth)
+    some = list(range(1, len(pool.candidates)))
     full = pool.candidates[0].funnel
     rng = np.random.default_rng(0)
     issued = broken = alone = untested = 0
     for run in range(runs):
-        promise = replace(first, floor=float(truth[some[run % 5]]) + 1e-6)
+        promise = replace(first, floor=float(truth[some[run % len(some)]]) + 1e-6)
         order = pool.part(rng.integers(0, len(pool.whole), n_order), promise, some)
         certify = pool.part(rng.integers(0, len(pool.whole), n_certify), promise, some)
         path = path_of(seen_on(order, pool, some), full)
@@ -228,7 +261,7 @@ def broken_promises(
         issued += bool(passed)
         broken += any(keeps[one.funnel] < promise.floor for one in passed)
         # the false candidate by itself; and what would be issued without any test
-        false = seen_on(order, pool, [some[run % 5]])
+        false = seen_on(order, pool, [some[run % len(some)]])
         alone += try_path(false, certify, order, promise, full)[0].status == "certified"
         untested += certify.margin(false[0].funnel)[0] >= 0
     return {
@@ -249,7 +282,7 @@ def expected_losses(pool: Population, *, runs: int, n_certify: int = 200) -> Row
     rng = np.random.default_rng(0)
     worst, losses, issued = 0.0, [], 0
     for floor in (0.9, 0.95, 0.98):
-        promise = Promise("expected", pool.measure, floor, None)
+        promise = promise_of("expected", pool.measure, floor)
         truth = pool.truth(promise)
         by_funnel = {pool.candidates[i].funnel: truth[i] for i in some}
         order = pool.part(rng.integers(0, len(pool.whole), 250), promise, some)
@@ -475,15 +508,22 @@ def main() -> None:
             for some in sets:
                 if "promises" in parts or "tight" in parts:
                     pool = population(some, model, cache, measure=f"neighbor_recall@{K}")
-                    if "promises" in parts:
-                        add(broken_promises(pool, "mean", runs=runs))
-                        add(broken_promises(pool, "share", runs=runs))
-                        add(expected_losses(pool, runs=runs))
                     if "tight" in parts:
                         add(*tightness(pool, runs=5 if options.quick else 50))
+                if "promises" in parts:
+                    for kind in ("mean", "share", "expected"):
+                        few = least_favourable(pool, kind)
+                        whole = population(some, model, cache, measure=pool.measure, few=few)
+                        add(
+                            expected_losses(whole, runs=runs)
+                            if kind == "expected"
+                            else broken_promises(whole, kind, runs=runs)
+                        )
                 if "promises" in parts and some.judged is not None:
                     pool = population(some, model, cache, measure=f"nDCG@{K}")
-                    add(broken_promises(pool, "mean", runs=runs))
+                    few = least_favourable(pool, "mean")
+                    whole = population(some, model, cache, measure=pool.measure, few=few)
+                    add(broken_promises(whole, "mean", runs=runs))
                 if "stops" in parts and len(some.queries) >= 200:
                     for floor in (0.95,) if options.quick else (0.95, 0.98, 0.99):
                         if len(some.queries) * 0.375 * (1 - floor) > 3:

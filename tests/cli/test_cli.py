@@ -13,7 +13,18 @@ import pytest
 
 from matryo.cli import main
 
-VERBS = ("demo", "measure", "plan", "explain", "check", "encode", "report", "formats", "models")
+VERBS = (
+    "demo",
+    "measure",
+    "plan",
+    "explain",
+    "check",
+    "classify",
+    "encode",
+    "report",
+    "formats",
+    "models",
+)
 ROW = {
     "dim", "precision", "method", "measure", "value", "low", "high", "n", "origin", "verdict",
 }  # fmt: skip

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 import typer
 
-from matryo.cli import check, demo, encode, explain, formats, measure, models, plan, report
+from matryo.cli import (
+    check,
+    classify,
+    demo,
+    encode,
+    explain,
+    formats,
+    measure,
+    models,
+    plan,
+    report,
+)
 from matryo.core import MatryoError
 
 app = typer.Typer(
@@ -17,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, measure, plan, explain, check, encode, report, formats, models):
+for verb in (demo, measure, plan, explain, check, classify, encode, report, formats, models):
     app.command(verb.__name__.rpartition(".")[2])(verb.run)
 
 

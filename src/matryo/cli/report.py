@@ -12,7 +12,9 @@ from matryo.core import FormatError
 
 
 def run(
-    results: Annotated[Path, typer.Argument(help="Results written by `matryo measure --out`.")],
+    results: Annotated[
+        Path, typer.Argument(help="Results of `measure --out` or `plan --results`.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")] = Path(
         "report.html"
     ),

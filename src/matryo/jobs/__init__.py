@@ -4,6 +4,7 @@ Hides how a path is recognized as vectors, texts or a benchmark, how texts becom
 how a measurement or a plan is put into one document with its verdict.
 """
 
+from matryo.jobs.classifying import Classified, classify
 from matryo.jobs.demo import demo, demo_data, without_text
 from matryo.jobs.encoding import encode
 from matryo.jobs.measuring import measure
@@ -11,8 +12,10 @@ from matryo.jobs.planning import Planned, check, plan
 from matryo.jobs.sources import open_source
 
 __all__ = [
+    "Classified",
     "Planned",
     "check",
+    "classify",
     "demo",
     "demo_data",
     "encode",

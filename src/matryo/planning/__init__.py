@@ -11,6 +11,7 @@ from matryo.planning.certify import split_queries
 from matryo.planning.check import Check, check
 from matryo.planning.choose import Choice, Choices, choose
 from matryo.planning.cost import Cost, Prices, cost
+from matryo.planning.exits import CertifiedExits, certify_dim, certify_exits
 from matryo.planning.explain import headline, size_in_words
 from matryo.planning.limits import Budget
 from matryo.planning.machine import Machine
@@ -22,6 +23,7 @@ __all__ = [
     "Budget",
     "Calibration",
     "Candidate",
+    "CertifiedExits",
     "Check",
     "Choice",
     "Choices",
@@ -29,6 +31,8 @@ __all__ = [
     "Machine",
     "Minimize",
     "Prices",
+    "certify_dim",
+    "certify_exits",
     "check",
     "choose",
     "cost",

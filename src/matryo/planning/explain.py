@@ -47,16 +47,17 @@ def headline(choices: Choices, *, full_dim: int, drawn: bool) -> str:
             f"Cannot tell what else keeps {what}: about {choices.needed:,} certifying queries "
             f"would begin to tell. {where}."
         )
-    others = [
-        one
-        for one in choices.candidates
-        if one.status != "too dear" and not _is_whole(one.funnel, full_dim)
+    full = next(one for one in choices.candidates if _is_whole(one.funnel, full_dim))
+    cheaper = [
+        one for one in choices.candidates if one.status != "too dear" and one.spend < full.spend
     ]
-    best = max(others, key=lambda one: one.kept)
+    if not cheaper:
+        return f"Nothing is cheaper than the full width, which keeps all there is. {where}."
+    best = max(cheaper, key=lambda one: one.kept)
     missed = promise.floor - best.kept
     short = f"misses it by {missed:.4f}" if missed > 0 else "too little for a promise"
     return (
-        f"No smaller plan keeps {what}: the best, {_brief(best.funnel)}, kept {best.kept:.4f} of "
+        f"No cheaper plan keeps {what}: the best, {_brief(best.funnel)}, kept {best.kept:.4f} of "
         f"it on the ordering queries, {short}. {where}."
     )
 

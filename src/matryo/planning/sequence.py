@@ -185,9 +185,7 @@ def turn_knob(
             # nothing is lost at full width, however few queries say so
             named.append((name, replace(path[-1], status="certified")))
     taken = {one.funnel for _, one in named}
-    tried = [
-        replace(one, status="certified" if one.funnel in taken else "untested") for one in path
-    ]
+    tried = [replace(one, status="certified") if one.funnel in taken else one for one in path]
     return tried, named
 
 
