@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         Stage,
     )
     from matryo.encoders import encoder
-    from matryo.jobs import demo, encode, measure
+    from matryo.jobs import check, classify, demo, encode, measure, plan
     from matryo.readers import read_vectors, write_vectors
     from matryo.report import write_report
+    from matryo.search import run
     from matryo.transforms import Rotation, truncate
 
 _HOMES = {
@@ -37,11 +38,15 @@ _HOMES = {
     "Side": "core",
     "Space": "core",
     "Stage": "core",
+    "check": "jobs",
+    "classify": "jobs",
     "demo": "jobs",
     "encode": "jobs",
     "encoder": "encoders",
     "measure": "jobs",
+    "plan": "jobs",
     "read_vectors": "readers",
+    "run": "search",
     "truncate": "transforms",
     "write_report": "report",
     "write_vectors": "readers",
@@ -58,11 +63,15 @@ __all__ = [
     "Side",
     "Space",
     "Stage",
+    "check",
+    "classify",
     "demo",
     "encode",
     "encoder",
     "measure",
+    "plan",
     "read_vectors",
+    "run",
     "truncate",
     "write_report",
     "write_vectors",
