@@ -9,14 +9,14 @@ from matryo.planning.calibration import this_machine
 from matryo.planning.candidates import funnel_candidates
 from matryo.planning.certify import split_queries
 from matryo.planning.check import Check, check
-from matryo.planning.choose import Choice, Choices, choose
+from matryo.planning.choices import MINIMIZE, Candidate, Choice, Choices, Minimize
+from matryo.planning.choose import choose
 from matryo.planning.cost import Cost, Prices, cost
 from matryo.planning.exits import CertifiedExits, certify_dim, certify_exits
 from matryo.planning.explain import headline, size_in_words
 from matryo.planning.limits import Budget
 from matryo.planning.machine import Machine
 from matryo.planning.parts import Calibration
-from matryo.planning.sequence import MINIMIZE, Candidate, Minimize
 
 __all__ = [
     "MINIMIZE",

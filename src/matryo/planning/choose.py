@@ -16,19 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import Funnel, Nesting, Plan, Precision, Promise, Stage, UnknownNameError
-from matryo.evaluation import Interval, fit_sample, fit_steps
+from matryo.evaluation import fit_sample, fit_steps
 from matryo.planning.candidates import funnel_candidates, levels_of, with_margins
 from matryo.planning.certify import Split, check_enough_for, needed_for, split_queries
-from matryo.planning.cost import Cost, Prices
+from matryo.planning.choices import MINIMIZE, Candidate, Choice, Choices, Minimize, Name
+from matryo.planning.cost import Prices
 from matryo.planning.explain import explain
 from matryo.planning.limits import Budget, within
 from matryo.planning.machine import Machine
 from matryo.planning.parts import Calibration, Part, digest_of, measure_part, worst_group
 from matryo.planning.sequence import (
-    MINIMIZE,
-    Candidate,
-    Minimize,
-    Name,
     consider,
     frontier,
     has_knob,
@@ -45,49 +42,6 @@ _ORDERING = 400  # queries that put the candidates in order at most
 _SHAPES = 6  # funnels that are tried with a stop rule
 _WORTH = 0.1  # share of the cost that stop rules must save to be considered
 _SURE = 1.645  # standard errors above the floor that a candidate needs to have a chance
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of the named choices.
-
-    Attributes:
-        name: `cheap`, `balanced` or `safe`.
-        plan: The decision as a value.
-        cost: What it costs, modelled.
-        kept: As of a candidate, on the reporting queries.
-        interval: Of `kept`, holding for all choices together with the confidence of the promise.
-        n: Reporting queries.
-    """
-
-    name: Name
-    plan: Plan
-    cost: Cost
-    kept: float
-    interval: Interval
-    n: int
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What came of planning.
-
-    Attributes:
-        promise: What was to be kept.
-        choices: From cheap to safe; empty if nothing within the budget keeps the floor.
-        candidates: Everything that was considered.
-        split: Queries in each part.
-        needed: About how many certifying queries would certify the cheapest candidate that seems
-            to keep the floor and was not certified; None if there is none.
-        notes: What else is to be said, in sentences.
-    """
-
-    promise: Promise
-    choices: list[Choice]
-    candidates: list[Candidate]
-    split: dict[str, int]
-    needed: int | None
-    notes: list[str]
 
 
 def choose(

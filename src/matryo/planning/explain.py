@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matryo.core import ExitPolicy, Funnel, Margin, Precision, Promise, Stage
-
-if TYPE_CHECKING:
-    from matryo.planning.choose import Choices
-    from matryo.planning.sequence import Candidate
+from matryo.planning.choices import Candidate, Choices
 
 
 def headline(choices: Choices, *, full_dim: int, drawn: bool) -> str:

@@ -11,8 +11,8 @@ from itertools import combinations
 from matryo.core import (
     InputError,
 )
+from matryo.planning.choices import Candidate
 from matryo.planning.cost import Cost
-from matryo.planning.sequence import Candidate
 
 _BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 _SIZES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, **_BINARY}

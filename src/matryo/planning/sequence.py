@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -16,50 +16,13 @@ import numpy as np
 from matryo.core import Funnel, Precision, Promise, Stage
 from matryo.evaluation import conformal_knob
 from matryo.planning.certify import queries_needed, try_promise
-from matryo.planning.cost import Cost, Prices, cost
+from matryo.planning.choices import MINIMIZE, NAMES, Candidate, Minimize, Name
+from matryo.planning.cost import Prices, cost
 from matryo.planning.machine import Machine
 from matryo.planning.parts import Part
 
-Name = Literal["cheap", "balanced", "safe"]
-Minimize = Literal["bytes", "latency", "ram"]
-MINIMIZE: dict[Minimize, str] = {
-    "bytes": "bytes_read",
-    "latency": "latency_ms",
-    "ram": "ram_bytes",
-}
-# The part of the allowed loss that each choice may use, as the ordering queries saw it.
-NAMES: tuple[tuple[Name, float], ...] = (("cheap", 1.0), ("balanced", 0.5), ("safe", 0.25))
-
 _PATH = 16  # candidates that are certified at most
 _APART = 1.02  # two of them differ in cost by this factor at least
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One funnel that was considered.
-
-    Attributes:
-        funnel: What it is.
-        cost: What it costs, modelled.
-        kept: What it keeps on the ordering queries: the share of the full-width value, or, for a
-            promise of a share, the share of queries that reach their floor.
-        margin: How far the promise is kept on them.
-        error: Standard error of `margin`.
-        spend: What is minimized: bytes, or milliseconds; infinite where that is not known.
-        status: `certified`; `failed` its test; `untested`, because a safer one failed before;
-            `too dear` for the budget; or `passed over`, because another is cheaper and better, or
-            it lies below the floor.
-        p_value: Of its test, where there was one.
-    """
-
-    funnel: Funnel
-    cost: Cost
-    kept: float
-    margin: float
-    error: float
-    spend: float
-    status: Literal["certified", "failed", "untested", "too dear", "passed over"] = "passed over"
-    p_value: float | None = None
 
 
 def consider(
