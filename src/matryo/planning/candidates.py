@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ _STEP = 1.35  # from one shortlist length to the next
 _LONGEST = 2000  # rows that go on from a first stage at most
 _REREAD = (1.2, 1.5, 2.0, 3.0, 5.0)  # rows that a middle stage keeps, in answers
 _PROBE = 2  # answers that a margin probes
-_LOOSE = 4  # times the rows that a funnel may keep once it has a margin
+_LOOSE = (1.5, 2.5, 4.0)  # times the rows that a funnel may keep once it has a margin
 _WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0)
 
 
@@ -114,18 +115,18 @@ def with_margins(table: FunnelTable, funnels: Sequence[Funnel]) -> list[Funnel]:
         funnels: Funnels of at least two stages.
     """
     stopping = []
-    for funnel in funnels:
-        probe = _PROBE * table.k
-        loose = [
-            Stage(stage.dim, min(_LOOSE * stage.keep, table.cap), stage.precision)
+    probe = round(_PROBE * table.k)
+    for funnel, loose in product(funnels, _LOOSE):
+        stages = [
+            Stage(stage.dim, min(round(loose * stage.keep), table.cap), stage.precision)
             for stage in funnel.stages[:-1]
         ]
-        stages = (*loose, funnel.stages[-1])
-        if stages[-2].keep <= probe:
+        if stages[-1].keep <= probe:
             continue
+        stages.append(funnel.stages[-1])
         lines = tuple(_line(gaps) for gaps in table.margin_gaps(stages, probe))
-        stopping += [Funnel(stages, Margin(probe, width, lines)) for width in _WIDTHS]
-    return stopping
+        stopping += [Funnel(tuple(stages), Margin(probe, width, lines)) for width in _WIDTHS]
+    return list(dict.fromkeys(stopping))
 
 
 def _line(gaps: NDArray[np.float64]) -> Line:
