@@ -33,6 +33,7 @@ from matryo.evaluation import FunnelTable, Judged, fit_sample, fit_steps
 from matryo.jobs import demo_data, open_source
 from matryo.planning import Calibration, Candidate, choose, cost, funnel_candidates, this_machine
 from matryo.planning.candidates import levels_of
+from matryo.planning.choose import ORDERING
 from matryo.planning.parts import Part
 from matryo.planning.sequence import (
     consider,
@@ -237,7 +238,7 @@ def promise_of(kind: str, measure: str, floor: float = 0.9) -> Promise:
 
 
 def broken_promises(
-    pool: Population, kind: str, *, runs: int, n_order: int = 250, n_certify: int = 500
+    pool: Population, kind: str, *, runs: int, n_order: int = ORDERING, n_certify: int = 500
 ) -> Row:
     """How often the planner's sequence of tests issues a promise that is not true.
 
@@ -285,7 +286,7 @@ def expected_losses(pool: Population, *, runs: int, n_certify: int = 200) -> Row
         promise = promise_of("expected", pool.measure, floor)
         truth = pool.truth(promise)
         by_funnel = {pool.candidates[i].funnel: truth[i] for i in some}
-        order = pool.part(rng.integers(0, len(pool.whole), 250), promise, some)
+        order = pool.part(rng.integers(0, len(pool.whole), ORDERING), promise, some)
         path = knob_of(seen_on(order, pool, some))
         places = [i for i in some if pool.candidates[i].funnel in {one.funnel for one in path}]
         lost = []
@@ -357,7 +358,9 @@ def tightness(pool: Population, *, runs: int, floor: float = 0.95) -> list[Row]:
     for n in (100, 200, 500, 1000, 2000, 5000):
         ratios, alone = [], 0
         for _ in range(runs):
-            order = pool.part(rng.integers(0, len(pool.whole), min(n // 2, 400)), promise, some)
+            order = pool.part(
+                rng.integers(0, len(pool.whole), min(n // 2, ORDERING)), promise, some
+            )
             path = path_of(seen_on(order, pool, some), full)
             places = [pool.index[one.funnel] for one in path]
             certify = pool.part(rng.integers(0, len(pool.whole), n), promise, places)

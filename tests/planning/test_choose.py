@@ -83,7 +83,7 @@ def test_a_plan_says_in_five_lines_what_it_is_and_why(chosen):
     assert "fidelity" in told[1]
     assert "(modelled for a machine, an engine)" in told[2]
     assert "dearer is" in told[3]
-    assert "Ordered on 150, certified on 300 and reported on 150" in told[4]
+    assert "Ordered on 128, certified on 300 and reported on 150" in told[4]
     assert "synthetic" in told[4]
 
 

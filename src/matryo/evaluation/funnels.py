@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,7 @@ class FunnelTable:
     k: int
     judged: Judged | None = None
     _standings: dict[tuple[Level, Level], _Standing] = field(default_factory=dict)
+    _last_received: tuple[Any, tuple[NDArray[np.int32], NDArray[np.int32]]] | None = None
 
     def __post_init__(self) -> None:
         self.full = Level(max(level.dim for level in self.lists))
@@ -236,15 +237,29 @@ class FunnelTable:
         """How many rows that a stage received stand before these: at least, and at most."""
         if place == 0:
             return own.first, own.last
-        level, width = _level(funnel.stages[place]), self._window(funnel, place)
-        sure, maybe = (
-            np.pad(np.cumsum(passed, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
-            for passed in self._passing(funnel, place, level, width)
-        )
+        width = self._window(funnel, place)
+        sure, maybe = self._received(funnel, place, width)
         fewest = np.take_along_axis(sure, np.minimum(own.first, width), axis=1)
         # the row itself is counted, and is not before itself
         most = np.take_along_axis(maybe, np.minimum(own.last, width - 1) + 1, axis=1) - 1
         return fewest, np.where(own.last < width, most, np.int32(_BEYOND))
+
+    def _received(
+        self, funnel: Funnel, place: int, width: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """How many of the first rows of a stage's own list it received: for certain, and perhaps.
+
+        Kept from one funnel to the next, since neighbors among the candidates often share it.
+        """
+        level = _level(funnel.stages[place])
+        key = funnel.stages[:place], level, funnel.stop, width
+        if self._last_received is None or self._last_received[0] != key:
+            sure, maybe = (
+                np.pad(np.cumsum(passed, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+                for passed in self._passing(funnel, place, level, width)
+            )
+            self._last_received = key, (sure, maybe)
+        return self._last_received[1]
 
     def _window(self, funnel: Funnel, place: int) -> int:
         """Rows of a stage's own list that are looked at, to see which of them it received."""

@@ -12,12 +12,12 @@ from matryo.core import Funnel, InputError, Line, Margin, Nesting, Precision, St
 from matryo.evaluation import FunnelTable
 from matryo.search import Level
 
-_STEP = 1.35  # from one shortlist length to the next
-_LONGEST = 2000  # rows that go on from a first stage at most
-_REREAD = (1.2, 1.5, 2.0, 3.0, 5.0)  # rows that a middle stage keeps, in answers
+_STEP = 1.6  # from one shortlist length to the next
+_LONGEST = 1500  # rows that go on from a first stage at most
+_REREAD = (1.2, 2.0, 4.0)  # rows that a middle stage keeps, in answers
 _PROBE = 2  # answers that a margin probes
-_LOOSE = (1.5, 2.5, 4.0)  # times the rows that a funnel may keep once it has a margin
-_WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0)
+_LOOSE = (1.5, 3.0)  # times the rows that a funnel may keep once it has a margin
+_WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
 
 
 def keeps(k: int, n_rows: int) -> list[int]:
@@ -72,19 +72,20 @@ def funnel_candidates(
         for middle in levels:
             if not _pair(level, middle, full_dim):
                 continue
-            for share in _REREAD:
-                kept = max(k + 1, round(share * k))
-                funnels += [
-                    Funnel(
-                        (
-                            Stage(level.dim, keep, level.precision),
-                            Stage(middle.dim, kept, middle.precision),
-                            full,
-                        )
+            kept = [max(k + 1, round(share * k)) for share in _REREAD]
+            # funnels that differ in their middle alone stand together: what enters it is the same
+            funnels += [
+                Funnel(
+                    (
+                        Stage(level.dim, keep, level.precision),
+                        Stage(middle.dim, few, middle.precision),
+                        full,
                     )
-                    for keep in lengths
-                    if keep > kept
-                ]
+                )
+                for keep in lengths
+                for few in kept
+                if keep > few
+            ]
     return list(dict.fromkeys(funnels))
 
 

@@ -16,7 +16,7 @@ from matryo.readers import Rows
 from matryo.search import Level, View, shortlists
 
 _DIGESTED = 4096  # rows of the corpus that its digest covers
-_SETTLE = 4  # answers whose order is exact in every shortlist
+_SETTLE = 3  # answers whose order is exact in every shortlist
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from matryo.search.scan import descending_keys, true_positions
 from matryo.search.scores import Level
 
 NOWHERE = -1  # the row number that fills a shortlist with fewer rows than others
-_SAMPLE = 4096  # rows from which the bar of a query is read off
-_SPARE = 1.5  # so many times the rows asked for should pass the bar
+_SAMPLE = 2048  # rows from which the bar of a query is read off
+_SPARE = 1.35  # so many times the rows asked for should pass the bar
 _SPARE_SETTLED = 8  # rows settled in float64 beyond those that must be
 
 
