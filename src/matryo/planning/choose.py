@@ -193,7 +193,9 @@ def _faster_whole(whole: Candidate, named: Sequence[tuple[Name, Candidate]]) -> 
     """Say so where searching everything takes no longer than the cheapest choice."""
     cheap = named[0][1].cost.latency_ms if named else None
     alone = whole.cost.latency_ms
-    if cheap is None or alone is None or named[0][1].funnel == whole.funnel or alone > cheap:
+    if cheap is None or alone is None or alone > cheap:
+        return []
+    if whole.status == "too dear" or named[0][1].funnel == whole.funnel:
         return []
     return [
         f"Searching every row at full width takes {alone:.3g} ms (modelled), no longer than the "

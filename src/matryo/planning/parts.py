@@ -16,6 +16,7 @@ from matryo.readers import Rows
 from matryo.search import Level, View, shortlists
 
 _DIGESTED = 4096  # rows of the corpus that its digest covers
+_SPARE = 16
 _SETTLE = 3  # answers whose order is exact in every shortlist
 
 
@@ -135,7 +136,8 @@ def measure_part(
         data.queries[numbers],
         data.corpus,
         View(sorted({Level(s.dim, s.precision) for s in stages}), scales=scales),
-        cap=max(_SETTLE * k, *(stage.keep for stage in stages)),
+        # a few rows more than are kept, so that ties at the end of the longest can be told apart
+        cap=max(_SETTLE * k, *(stage.keep for stage in stages)) + _SPARE,
         settle=_SETTLE * k,
         metric=data.space.metric,
         exclude=None if data.exclude is None else [data.exclude[i] for i in numbers],
