@@ -30,6 +30,7 @@ from matryo.evaluation import (
 
 PARTS = (0.25, 0.5, 0.25)  # ordering, certifying, reporting
 _LEAST_PER_GROUP = 8  # queries of a group, so that every part has two of them
+_LOSS = 0.1  # of a measure, when a single row of an answer is lost
 _ROUNDING = 1e-9
 
 
@@ -157,8 +158,9 @@ def margin_of(
         kept = hits(promise, part, whole).astype(np.float64) - promise.floor
     else:
         kept = gains(part, whole, promise.floor)
-    # a spread of 0 on few queries is luck: one query that fails is added to it
-    spread = math.sqrt((float(np.var(kept)) * len(kept) + promise.floor**2) / (len(kept) + 1))
+    # a spread of 0 on few queries is luck: one query more that loses what queries lose is added
+    lost = 1.0 if promise.kind == "share" else _LOSS
+    spread = math.sqrt((float(np.var(kept)) * len(kept) + lost**2) / (len(kept) + 1))
     return float(kept.mean()), spread / math.sqrt(len(kept))
 
 

@@ -47,6 +47,11 @@ class Candidate:
     status: Literal["certified", "failed", "untested", "too dear", "passed over"] = "passed over"
     p_value: float | None = None
 
+    @property
+    def certainty(self) -> float:
+        """Standard errors by which the promise is kept: the higher, the likelier it passes."""
+        return self.margin / max(self.error, 1e-12)
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -174,7 +174,7 @@ def _with_useful_stops(
 ) -> tuple[list[Candidate], list[str]]:
     """Add the stop rules if the best of them saves enough, and say what it would save."""
     cheapest = [
-        min((one.spend for one in group if one.margin > _SURE * one.error), default=math.inf)
+        min((one.spend for one in group if one.certainty > _SURE), default=math.inf)
         for group in (plain, stopping)
     ]
     saved = 1 - cheapest[1] / cheapest[0] if math.inf not in cheapest else 0.0

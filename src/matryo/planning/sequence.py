@@ -46,11 +46,15 @@ def consider(
 
 
 def frontier(seen: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates that keep more than every cheaper one, from the dearest to the cheapest."""
+    """Candidates that are likelier to pass than every cheaper one, from dearest to cheapest.
+
+    What counts is not the margin alone: of a thousand candidates the one that seems to keep most
+    is often the luckiest.
+    """
     best, better = -math.inf, []
-    for one in sorted(seen, key=lambda one: (one.spend, -one.margin)):
-        if one.margin > best and one.spend < math.inf:
-            best = one.margin
+    for one in sorted(seen, key=lambda one: (one.spend, -one.certainty)):
+        if one.certainty > best and one.spend < math.inf:
+            best = one.certainty
             better.append(one)
     return better[::-1]
 
@@ -60,10 +64,9 @@ def path_of(seen: Sequence[Candidate], full: Funnel) -> list[Candidate]:
     allowed = [one for one in seen if one.status != "too dear"]
     better = [one for one in frontier(allowed) if one.funnel != full]
     hopeful = [one for one in better if one.margin > 0] or better[:1]
-    hopeful.sort(key=lambda one: (-one.margin / max(one.error, 1e-12), -one.spend))
     path: list[Candidate] = []
     for one in hopeful:
-        if all(abs(math.log(one.spend / other.spend)) > math.log(_APART) for other in path):
+        if not path or one.spend < path[-1].spend / _APART:
             path.append(one)
     if len(path) > _PATH:
         path = [path[i] for i in np.linspace(0, len(path) - 1, _PATH).round().astype(int)]
