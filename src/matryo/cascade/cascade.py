@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from matryo.cascade.classifier import Classifier, NestedClassifier
 from matryo.core import (
+    DIGEST_LENGTH,
     DimError,
     ExitPolicy,
     Funnel,
@@ -20,8 +21,8 @@ from matryo.core import (
     Plan,
     Transform,
     UnsupportedError,
+    canonical,
 )
-from matryo.transforms._estimator import DIGEST_LENGTH, canonical
 
 Signal = Literal["probability", "margin"]
 

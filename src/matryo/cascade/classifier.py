@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from matryo.cascade.heads import HeadKind, Heads, fit_heads, prefixes_of
 from matryo.core import (
     DimError,
+    Estimator,
     FormatError,
     InputError,
     Nesting,
     NotFittedError,
     VectorError,
+    canonical,
     check_vectors,
     write_atomically,
 )
-from matryo.transforms._estimator import Estimator, canonical
 
 FORMAT = 1
 KIND = "matryo-classifier"

@@ -19,6 +19,7 @@ from matryo.core.errors import (
     UnsupportedError,
     VectorError,
 )
+from matryo.core.estimator import DIGEST_LENGTH, Estimator, canonical
 from matryo.core.files import replacing, replacing_folder, write_atomically
 from matryo.core.nesting import Nesting, check_dim
 from matryo.core.plan import (
@@ -41,12 +42,14 @@ from matryo.core.space import METRICS, Metric, Side, SideSpec, Space
 from matryo.core.vectors import NestedVectors, check_ids, prefix_norms
 
 __all__ = [
+    "DIGEST_LENGTH",
     "METRICS",
     "Capabilities",
     "DimError",
     "Encoder",
     "EndpointError",
     "Entry",
+    "Estimator",
     "Exact",
     "ExitPolicy",
     "FormatError",
@@ -79,6 +82,7 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "VectorError",
+    "canonical",
     "check_dim",
     "check_ids",
     "check_vectors",

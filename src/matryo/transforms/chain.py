@@ -10,8 +10,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import InputError, Transform
-from matryo.transforms._estimator import DIGEST_LENGTH, Estimator, canonical
+from matryo.core import (
+    DIGEST_LENGTH,
+    Estimator,
+    InputError,
+    Transform,
+    canonical,
+)
 
 
 class Chain(Estimator):

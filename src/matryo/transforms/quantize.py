@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from matryo.core import (
     DimError,
+    Estimator,
     InputError,
     NotFittedError,
     Precision,
@@ -18,7 +19,6 @@ from matryo.core import (
     check_vectors,
     shorten,
 )
-from matryo.transforms._estimator import Estimator
 from matryo.transforms._rows import slices
 
 _LARGEST_CODE = 127

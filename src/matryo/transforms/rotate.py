@@ -9,8 +9,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import NotFittedError, TooFewError, check_vectors
-from matryo.transforms._estimator import Estimator
+from matryo.core import (
+    Estimator,
+    NotFittedError,
+    TooFewError,
+    check_vectors,
+)
 from matryo.transforms._rows import slices
 
 

@@ -21,9 +21,9 @@ from matryo.core import (
     NotFittedError,
     Registry,
     Transform,
+    canonical,
     write_atomically,
 )
-from matryo.transforms._estimator import canonical
 from matryo.transforms.chain import Chain
 
 FORMAT = 1

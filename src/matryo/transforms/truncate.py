@@ -8,8 +8,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import UnknownNameError, VectorError, check_dim, check_vectors, shorten
-from matryo.transforms._estimator import Estimator
+from matryo.core import (
+    Estimator,
+    UnknownNameError,
+    VectorError,
+    check_dim,
+    check_vectors,
+    shorten,
+)
 from matryo.transforms._rows import slices
 
 

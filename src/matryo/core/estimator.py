@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import DimError, InputError, NotFittedError, VectorError
+from matryo.core.errors import DimError, InputError, NotFittedError, VectorError
 
 DIGEST_LENGTH = 32  # hexadecimal digits, as many as the fingerprint of a space has
 
