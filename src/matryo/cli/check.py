@@ -8,32 +8,39 @@ from typing import Annotated
 
 import typer
 
+from matryo.cli.options import (
+    ArrayName,
+    Cache,
+    Column,
+    Data,
+    Groups,
+    IdColumn,
+    Model,
+    PreStep,
+    Qrels,
+    QueryArray,
+    SplitName,
+)
 from matryo.cli.terminal import print_json, progress_bar
 
 
 def run(
     plan: Annotated[Path, typer.Argument(help="A plan written by `matryo plan`.")],
-    data: Annotated[
-        Path, typer.Argument(help="A benchmark folder, or a file of vectors or texts.")
-    ],
+    data: Data,
     queries: Annotated[Path | None, typer.Option(help="File of new queries.")] = None,
-    qrels: Annotated[Path | None, typer.Option(help="File of relevance judgments.")] = None,
-    groups: Annotated[
-        Path | None, typer.Option(help="File with the columns id and group, for the queries.")
-    ] = None,
+    qrels: Qrels = None,
+    groups: Groups = None,
     transform: Annotated[
         Path | None, typer.Option(help="The fitted transform that the plan names.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Encoder for texts; see `matryo models`.")] = "default",
-    pre_step: Annotated[
-        str | None, typer.Option(help="Step before the cut for vectors from files: layer_norm.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a benchmark folder.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the texts or vectors.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
-    array: Annotated[str | None, typer.Option(help="Array of a file that holds several.")] = None,
-    query_array: Annotated[str | None, typer.Option(help="The same for the queries.")] = None,
-    cache: Annotated[bool, typer.Option(help="Keep encodings for the next run.")] = True,
+    model: Model = "default",
+    pre_step: PreStep = None,
+    split: SplitName = None,
+    column: Column = None,
+    id_column: IdColumn = None,
+    array: ArrayName = None,
+    query_array: QueryArray = None,
+    cache: Cache = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
     """Certify a plan again on new queries; exits with 3 if its promise is broken."""

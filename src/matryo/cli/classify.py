@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from matryo.cli.options import BaseUrl, Cache, Model, PreStep, Results, Seed, Synthetic
 from matryo.cli.terminal import print_json, progress_bar, write_json
 from matryo.core import InputError
 
@@ -37,22 +38,18 @@ def run(
     transform: Annotated[
         Path | None, typer.Option(help="Fitted transform to apply to all vectors first.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Encoder for texts; see `matryo models`.")] = "default",
-    base_url: Annotated[
-        str | None, typer.Option(help="Address of an OpenAI-compatible API.")
-    ] = None,
-    pre_step: Annotated[
-        str | None, typer.Option(help="Step before the cut for vectors from files: layer_norm.")
-    ] = None,
-    synthetic: Annotated[bool, typer.Option(help="Declare these data as made up.")] = False,
+    model: Model = "default",
+    base_url: BaseUrl = None,
+    pre_step: PreStep = None,
+    synthetic: Synthetic = False,
     split: Annotated[str | None, typer.Option(help="Split of a folder to certify on.")] = None,
-    cache: Annotated[bool, typer.Option(help="Keep encodings for the next run.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    cache: Cache = True,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the plan.")] = None,
     classifier: Annotated[
         Path | None, typer.Option(help="Write the heads that the plan is for, as .safetensors.")
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Write all that was found as JSON.")] = None,
+    results: Results = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Fit heads at every size, and choose how early they may stop, with a promise."""

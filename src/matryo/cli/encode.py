@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from matryo.cli.options import BaseUrl, Cache, IdColumn
 from matryo.cli.terminal import print_json, progress_bar
 from matryo.core import Side, shorten
 
@@ -16,20 +17,18 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="File or .matryo folder to write.")],
     side: Annotated[Side, typer.Option(help="Whether the texts ask or answer.")] = Side.DOCUMENT,
     model: Annotated[str, typer.Option(help="Encoder; see `matryo models`.")] = "default",
-    base_url: Annotated[
-        str | None, typer.Option(help="Address of an OpenAI-compatible API.")
-    ] = None,
+    base_url: BaseUrl = None,
     dims: Annotated[
         str | None, typer.Option(help="Block borders; the last is the width that is stored.")
     ] = None,
     precision: Annotated[str, typer.Option(help="float32, float16, int8 or binary.")] = "float32",
     column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
+    id_column: IdColumn = None,
     allow_untrained: Annotated[
         bool, typer.Option("--allow-untrained", help="Let untrained sizes of a known model pass.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older file.")] = False,
-    cache: Annotated[bool, typer.Option(help="Keep encodings for the next run.")] = True,
+    cache: Cache = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was written as JSON.")
     ] = False,

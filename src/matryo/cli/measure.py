@@ -7,22 +7,36 @@ from typing import Annotated, Any
 
 import typer
 
+from matryo.cli.options import (
+    ArrayName,
+    BaseUrl,
+    Cache,
+    Column,
+    Data,
+    IdColumn,
+    MetricName,
+    Model,
+    NQueries,
+    PreStep,
+    Qrels,
+    QueryArray,
+    Seed,
+    SplitName,
+    Strict,
+    Synthetic,
+)
 from matryo.cli.terminal import print_json, print_results, progress_bar, write_json
 from matryo.core import InputError
 
 
 def run(
-    data: Annotated[
-        Path, typer.Argument(help="A benchmark folder, or a file of vectors or texts.")
-    ],
+    data: Data,
     queries: Annotated[
         Path | None, typer.Option(help="File of queries; else some are drawn from the corpus.")
     ] = None,
-    qrels: Annotated[Path | None, typer.Option(help="File of relevance judgments.")] = None,
-    model: Annotated[str, typer.Option(help="Encoder for texts; see `matryo models`.")] = "default",
-    base_url: Annotated[
-        str | None, typer.Option(help="Address of an OpenAI-compatible API.")
-    ] = None,
+    qrels: Qrels = None,
+    model: Model = "default",
+    base_url: BaseUrl = None,
     dims: Annotated[
         str | None, typer.Option(help="Sizes, as 64,128,256; default powers of two and full width.")
     ] = None,
@@ -38,28 +52,22 @@ def run(
     confidence: Annotated[
         float, typer.Option(help="Of all verdicts of a measure together.")
     ] = 0.95,
-    metric: Annotated[str | None, typer.Option(help="cosine, dot or l2.")] = None,
-    pre_step: Annotated[
-        str | None, typer.Option(help="Step before the cut for vectors from files: layer_norm.")
-    ] = None,
+    metric: MetricName = None,
+    pre_step: PreStep = None,
     threshold: Annotated[
         float | None, typer.Option(help="A full-width score to carry to every size.")
     ] = None,
-    n_queries: Annotated[
-        int, typer.Option(min=1, help="Queries to draw where none are given.")
-    ] = 1000,
+    n_queries: NQueries = 1000,
     baselines: Annotated[bool, typer.Option(help="Measure random dims and a rotation too.")] = True,
-    synthetic: Annotated[bool, typer.Option(help="Declare these data as made up.")] = False,
-    strict: Annotated[
-        bool, typer.Option(help="Refuse sizes the model was not trained at.")
-    ] = False,
-    split: Annotated[str | None, typer.Option(help="Split of a benchmark folder.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the texts or vectors.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
-    array: Annotated[str | None, typer.Option(help="Array of a file that holds several.")] = None,
-    query_array: Annotated[str | None, typer.Option(help="The same for the queries.")] = None,
-    cache: Annotated[bool, typer.Option(help="Keep encodings for the next run.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    synthetic: Synthetic = False,
+    strict: Strict = False,
+    split: SplitName = None,
+    column: Column = None,
+    id_column: IdColumn = None,
+    array: ArrayName = None,
+    query_array: QueryArray = None,
+    cache: Cache = True,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report as HTML.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,

@@ -9,6 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from matryo.cli.options import (
+    ArrayName,
+    BaseUrl,
+    Cache,
+    Column,
+    Data,
+    Groups,
+    IdColumn,
+    MetricName,
+    Model,
+    NQueries,
+    PreStep,
+    Qrels,
+    QueryArray,
+    Results,
+    Seed,
+    SplitName,
+    Strict,
+    Synthetic,
+)
 from matryo.cli.terminal import print_json, progress_bar, write_json
 from matryo.core import InputError
 
@@ -17,16 +37,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    data: Annotated[
-        Path, typer.Argument(help="A benchmark folder, or a file of vectors or texts.")
-    ],
+    data: Data,
     queries: Annotated[
         Path | None, typer.Option(help="File of queries; else some are drawn, and no promise.")
     ] = None,
-    qrels: Annotated[Path | None, typer.Option(help="File of relevance judgments.")] = None,
-    groups: Annotated[
-        Path | None, typer.Option(help="File with the columns id and group, for the queries.")
-    ] = None,
+    qrels: Qrels = None,
+    groups: Groups = None,
     floor: Annotated[float, typer.Option(help="Share of the full-width value to promise.")] = 0.98,
     kind: Annotated[str, typer.Option(help="Promise a mean, a share or an expected value.")] = (
         "mean"
@@ -70,31 +86,23 @@ def run(
         float | None, typer.Option(help="Full-width score below which rows are left out.")
     ] = None,
     stops: Annotated[bool, typer.Option(help="Consider stopping early for single queries.")] = True,
-    model: Annotated[str, typer.Option(help="Encoder for texts; see `matryo models`.")] = "default",
-    base_url: Annotated[
-        str | None, typer.Option(help="Address of an OpenAI-compatible API.")
-    ] = None,
-    metric: Annotated[str | None, typer.Option(help="cosine, dot or l2.")] = None,
-    pre_step: Annotated[
-        str | None, typer.Option(help="Step before the cut for vectors from files: layer_norm.")
-    ] = None,
-    n_queries: Annotated[
-        int, typer.Option(min=1, help="Queries to draw where none are given.")
-    ] = 1000,
-    synthetic: Annotated[bool, typer.Option(help="Declare these data as made up.")] = False,
-    strict: Annotated[
-        bool, typer.Option(help="Refuse sizes the model was not trained at.")
-    ] = False,
-    split: Annotated[str | None, typer.Option(help="Split of a benchmark folder.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column of the texts or vectors.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
-    array: Annotated[str | None, typer.Option(help="Array of a file that holds several.")] = None,
-    query_array: Annotated[str | None, typer.Option(help="The same for the queries.")] = None,
-    cache: Annotated[bool, typer.Option(help="Keep encodings for the next run.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    model: Model = "default",
+    base_url: BaseUrl = None,
+    metric: MetricName = None,
+    pre_step: PreStep = None,
+    n_queries: NQueries = 1000,
+    synthetic: Synthetic = False,
+    strict: Strict = False,
+    split: SplitName = None,
+    column: Column = None,
+    id_column: IdColumn = None,
+    array: ArrayName = None,
+    query_array: QueryArray = None,
+    cache: Cache = True,
+    seed: Seed = 0,
     choice: Annotated[str, typer.Option(help="Which to write: cheap, balanced or safe.")] = "cheap",
     out: Annotated[Path, typer.Option("--out", "-o", help="File of the plan.")] = Path("plan.json"),
-    results: Annotated[Path | None, typer.Option(help="Write all that was found as JSON.")] = None,
+    results: Results = None,
     report: Annotated[Path | None, typer.Option(help="Write the report as HTML.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
