@@ -512,7 +512,7 @@ def main() -> None:
                 if "promises" in parts or "tight" in parts:
                     pool = population(some, model, cache, measure=f"neighbor_recall@{K}")
                     if "tight" in parts:
-                        add(*tightness(pool, runs=5 if options.quick else 50))
+                        add(*tightness(pool, runs=5 if options.quick else 30))
                 if "promises" in parts:
                     for kind in ("mean", "share", "expected"):
                         few = least_favourable(pool, kind)

@@ -23,6 +23,7 @@ from matryo.planning.parts import Part
 
 _PATH = 16  # candidates that are certified at most
 _APART = 1.02  # two of them differ in cost by this factor at least
+_FAR_APART = 1.25  # the same, of those that are there for safety
 
 
 def consider(
@@ -60,17 +61,34 @@ def frontier(seen: Sequence[Candidate]) -> list[Candidate]:
 
 
 def path_of(seen: Sequence[Candidate], full: Funnel) -> list[Candidate]:
-    """What is certified: the full width, then a few candidates from the likeliest to pass on."""
+    """What is certified: the full width, then a few candidates from the likeliest to pass on.
+
+    Many candidates lose nothing on the ordering queries, and the cheapest of those is no safe start.
+    Before it come funnels of its own stages that keep more rows.
+    """
     allowed = [one for one in seen if one.status != "too dear"]
     better = [one for one in frontier(allowed) if one.funnel != full]
     hopeful = [one for one in better if one.margin > 0] or better[:1]
+    safer = [one for one in allowed if hopeful and _keeps_more(one.funnel, hopeful[0].funnel)]
+    safer.sort(key=lambda one: -one.spend)
     path: list[Candidate] = []
-    for one in hopeful:
-        if not path or one.spend < path[-1].spend / _APART:
+    for one in [*safer, *hopeful]:
+        apart = _APART if one in hopeful else _FAR_APART
+        if not path or one.spend < path[-1].spend / apart:
             path.append(one)
     if len(path) > _PATH:
         path = [path[i] for i in np.linspace(0, len(path) - 1, _PATH).round().astype(int)]
     return [one for one in allowed if one.funnel == full] + path
+
+
+def _keeps_more(one: Funnel, other: Funnel) -> bool:
+    """Whether these are the same stages, none of which keeps fewer rows and one of them more."""
+    pairs = list(zip(one.stages, other.stages, strict=False))
+    if len(one.stages) != len(other.stages) or not all(_same_level(a, b) for a, b in pairs):
+        return False
+    if one.stop is not None or one == other:
+        return False
+    return all(a.keep >= b.keep for a, b in pairs)
 
 
 def try_path(

@@ -1,0 +1,267 @@
+"""What nested losses cost beside the flat loss, a loop over sizes, and sentence-transformers.
+
+python benchmarks/training.py [--quick] [--part PART ...] --json out.json
+
+Parts: `contrastive` (InfoNCE with halving sizes, with a size at every 64th number, and with one
+size), `heads` (a tied softmax head for every size) and `memory` (peak of one step in a process of
+its own). Forward and backward of the loss alone; the peer gets a model that hands its input over.
+The calls take turns in this one process, with as many threads as torch takes; a ratio is the median
+over rounds of the ratio within a round. Vectors are synthetic, which changes no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from matryo.training import nested_info_nce, nested_softmax
+
+Row = dict[str, Any]
+Step = Callable[[], Tensor]
+SCALE = 20.0
+PARTS = ("contrastive", "heads", "memory")
+
+
+def halving(width: int) -> list[int]:
+    """Sizes from the full width down to 32 or more, each half the one before."""
+    dims = [width]
+    while dims[-1] // 2 >= 32:
+        dims.append(dims[-1] // 2)
+    return sorted(dims)
+
+
+def vectors(n: int, width: int) -> tuple[Tensor, Tensor]:
+    """Synthetic queries, and candidates near them."""
+    torch.manual_seed(0)
+    queries = torch.randn(n, width)
+    candidates = queries + torch.randn(n, width)
+    return queries.requires_grad_(), candidates.requires_grad_()
+
+
+def flat_info_nce(queries: Tensor, candidates: Tensor, dim: int | None = None) -> Tensor:
+    """The loss of one size, as one writes it in torch."""
+    left = functional.normalize(queries[:, :dim])
+    right = functional.normalize(candidates[:, :dim])
+    return functional.cross_entropy(SCALE * left @ right.T, torch.arange(len(queries)))
+
+
+class HandsOver(nn.Module):
+    """A sentence-transformers module whose embeddings are what it is given."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.moved = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rows, and a parameter, since a model has one."""
+        return {**features, "sentence_embedding": features["rows"] + self.moved * 0}
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Numbers per row."""
+        return self.width
+
+    get_embedding_dimension = get_sentence_embedding_dimension
+
+    def save(self, *_args: object, **_options: object) -> None:
+        """Nothing to keep."""
+
+
+def peer_step(queries: Tensor, candidates: Tensor, dims: list[int]) -> Step:
+    """sentence-transformers' MatryoshkaLoss around its MultipleNegativesRankingLoss."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import losses
+
+    model = SentenceTransformer(modules=[HandsOver(queries.shape[1])], device="cpu")
+    base = losses.MultipleNegativesRankingLoss(model, scale=SCALE)
+    loss = losses.MatryoshkaLoss(model, base, dims[::-1])
+    return lambda: loss([{"rows": queries}, {"rows": candidates}], None)
+
+
+def contrastive_steps(queries: Tensor, candidates: Tensor) -> dict[str, Step]:
+    """One step of everything that is compared."""
+    width = queries.shape[1]
+    dims, dense = halving(width), list(range(64, width + 1, 64))
+
+    def naive() -> Tensor:
+        return torch.stack([flat_info_nce(queries, candidates, dim) for dim in dims]).sum()
+
+    def ours(sizes: list[int]) -> Step:
+        return lambda: nested_info_nce(queries, candidates, sizes, scale=SCALE).loss
+
+    return {
+        "flat": lambda: flat_info_nce(queries, candidates),
+        "naive loop": naive,
+        "sentence-transformers": peer_step(queries, candidates, dims),
+        "matryo, halving": ours(dims),
+        "matryo, every 64th": ours(dense),
+        "matryo, one size": ours([width]),
+    }
+
+
+def interleaved(steps: dict[str, Step], leaves: list[Tensor], seconds: float) -> dict[str, Any]:
+    """Seconds of forward and backward, `(rounds,)` for each step, the steps taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    end, rounds = time.perf_counter() + seconds, 0
+    while rounds < 4 or time.perf_counter() < end:
+        for name, step in steps.items():
+            for leaf in leaves:
+                leaf.grad = None
+            started = time.perf_counter()
+            step().backward()
+            if rounds:  # the first round warms up
+                times[name].append(time.perf_counter() - started)
+        rounds += 1
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def rows_of(what: str, times: dict[str, Any], ours: list[str]) -> list[Row]:
+    """One row for each of ours: its time, and beside it its ratio to every other step."""
+    rows = []
+    for name in ours:
+        row: Row = {
+            "name": f"{what}, {name}",
+            "value_ms": 1e3 * float(np.median(times[name])),
+            "rounds": len(times[name]),
+        }
+        for other, taken in times.items():
+            if other not in ours:
+                label = other.replace(" ", "_").replace("-", "_")
+                row[f"ratio_to_{label}"] = float(np.median(times[name] / taken))
+                row[f"{label}_ms"] = 1e3 * float(np.median(taken))
+        rows.append(row)
+    return rows
+
+
+def contrastive_rows(quick: bool) -> list[Row]:
+    """InfoNCE by batch and width."""
+    shapes = (
+        [(64, 384), (512, 384)]
+        if quick
+        else [(n, width) for n in (64, 512, 2048) for width in (384, 768, 1024)]
+    )
+    rows = []
+    for n, width in shapes:
+        queries, candidates = vectors(n, width)
+        steps = contrastive_steps(queries, candidates)
+        seconds = 1.0 if quick else 6.0 if n < 2048 else 22.0
+        times = interleaved(steps, [queries, candidates], seconds)
+        ours = [name for name in steps if name.startswith("matryo")]
+        rows += rows_of(f"InfoNCE, {n} x {width}", times, ours)
+    return rows
+
+
+def head_rows(quick: bool) -> list[Row]:
+    """A tied softmax head (MRL-E), batch 512, by width and classes."""
+    shapes = (
+        [(384, 1000)]
+        if quick
+        else [(width, classes) for classes in (1000, 10_000) for width in (384, 768, 1024)]
+    )
+    rows, n = [], 512
+    for width, classes in shapes:
+        torch.manual_seed(0)
+        features = torch.randn(n, width, requires_grad=True)
+        weight = (0.03 * torch.randn(classes, width)).requires_grad_()
+        labels, dims = torch.randint(0, classes, (n,)), halving(width)
+
+        def flat(dim: int | None = None) -> Tensor:
+            logits = features[:, :dim] @ weight[:, :dim].T  # noqa: B023  # called before the next
+            return functional.cross_entropy(logits, labels)  # noqa: B023
+
+        steps: dict[str, Step] = {
+            "flat": flat,
+            "naive loop": lambda: torch.stack([flat(dim) for dim in dims]).sum(),  # noqa: B023
+            "matryo": lambda: nested_softmax(features, weight, labels, dims).loss,  # noqa: B023
+        }
+        seconds = 1.0 if quick else 5.0 if classes == 1000 else 14.0
+        times = interleaved(steps, [features, weight], seconds)
+        rows += rows_of(f"tied head, {n} x {width}, {classes} classes", times, ["matryo"])
+    return rows
+
+
+def peak_bytes(name: str, n: int, width: int) -> int:
+    """How far one step raises the peak of the resident memory of this process."""
+    small = vectors(8, width)
+    contrastive_steps(*small)[name]().backward()
+    step = contrastive_steps(*vectors(n, width))[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step().backward()
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def memory_rows(quick: bool) -> list[Row]:
+    """Peak memory of one step, each in a process of its own."""
+    n, width = (512, 384) if quick else (2048, 768)
+    names = ["flat", "naive loop", "sentence-transformers", "matryo, halving", "matryo, every 64th"]
+    peaks: dict[str, float] = {}
+    for name in names:
+        command = [sys.executable, __file__, "--peak", name, str(n), str(width)]
+        told = [
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            for _ in range(1 if quick else 3)
+        ]
+        peaks[name] = float(np.median([int(out.split()[-1]) for out in told]))
+    return [
+        {
+            "name": f"peak memory of one step, InfoNCE, {n} x {width}, {name}",
+            "value_bytes": peaks[name],
+            "ratio_to_flat": peaks[name] / peaks["flat"],
+            "ratio_to_sentence_transformers": peaks[name] / peaks["sentence-transformers"],
+        }
+        for name in names
+    ]
+
+
+def main() -> None:
+    """Run what was asked for and write one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, under 30 s")
+    parser.add_argument("--part", action="append", choices=PARTS, help="all by default")
+    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--peak", nargs=3, metavar=("STEP", "N", "WIDTH"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        print(peak_bytes(options.peak[0], int(options.peak[1]), int(options.peak[2])))
+        return
+    if options.json is None:
+        parser.error("say where to write: --json FILE")
+    parts = {"contrastive": contrastive_rows, "heads": head_rows, "memory": memory_rows}
+    results = [row for part in options.part or PARTS for row in parts[part](options.quick)]
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    document = {
+        "benchmark": "training",
+        "commit": commit or "unknown",
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors, "
+        f"{torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}",
+        "data": "synthetic",
+        "results": results,
+    }
+    options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    for row in results:
+        figures = ", ".join(
+            f"{name} {value:.3g}"
+            for name, value in row.items()
+            if name.startswith(("value", "ratio"))
+        )
+        print(f"{row['name']}: {figures}")
+
+
+if __name__ == "__main__":
+    main()
