@@ -63,8 +63,8 @@ def frontier(seen: Sequence[Candidate]) -> list[Candidate]:
 def path_of(seen: Sequence[Candidate], full: Funnel) -> list[Candidate]:
     """What is certified: the full width, then a few candidates from the likeliest to pass on.
 
-    Many candidates lose nothing on the ordering queries, and the cheapest of those is no safe start.
-    Before it come funnels of its own stages that keep more rows.
+    Many candidates lose nothing on the ordering queries, and the cheapest of those is no safe
+    start. Before it come funnels of its own stages that keep more rows.
     """
     allowed = [one for one in seen if one.status != "too dear"]
     better = [one for one in frontier(allowed) if one.funnel != full]
