@@ -1,6 +1,6 @@
 """Whether promises hold, what they cost, and what planning takes.
 
-python benchmarks/plan.py [--quick] [--data FOLDER] [--part PART ...] --json out.json
+python benchmarks/plan.py [--quick] [--data FOLDER] [--part PART] [--set NAME] --json out.json
 
 Parts: `promises` (1,000 runs of the planner's own sequence of tests on a population whose truth is
 known), `tight` (what a certified plan costs beside the cheapest that truly keeps the floor),
@@ -487,13 +487,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="real data sets")
     parser.add_argument("--part", action="append", choices=PARTS, help="default all")
     parser.add_argument("--model", action="append", choices=MODELS, help="default both")
+    parser.add_argument("--set", action="append", help="name of a data set, default all")
     parser.add_argument("--json", required=True, type=Path, help="file to write")
     options = parser.parse_args()
     parts = options.part or PARTS
     models = ("default",) if options.quick else options.model or MODELS
     runs = 60 if options.quick else 1000
     folder = options.data if options.data.is_dir() else None
-    sets = list(data_sets(folder, quick=options.quick))
+    sets = [
+        one
+        for one in data_sets(folder, quick=options.quick)
+        if not options.set or one.name in options.set
+    ]
     results: list[Row] = []
 
     def add(*rows: Row) -> None:

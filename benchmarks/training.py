@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -33,15 +32,16 @@ from matryo.training import nested_info_nce, nested_softmax
 Row = dict[str, Any]
 Step = Callable[[], Tensor]
 SCALE = 20.0
+PEER = "sentence-transformers"
 PARTS = ("contrastive", "heads", "memory")
 
 
 def halving(width: int) -> list[int]:
-    """Sizes from the full width down to 32 or more, each half the one before."""
+    """32, and sizes from there up to the full width, each half the next."""
     dims = [width]
-    while dims[-1] // 2 >= 32:
-        dims.append(dims[-1] // 2)
-    return sorted(dims)
+    while dims[-1] > 32:
+        dims.append(max(32, dims[-1] // 2))
+    return dims[::-1]
 
 
 def vectors(n: int, width: int) -> tuple[Tensor, Tensor]:
@@ -92,8 +92,10 @@ def peer_step(queries: Tensor, candidates: Tensor, dims: list[int]) -> Step:
     return lambda: loss([{"rows": queries}, {"rows": candidates}], None)
 
 
-def contrastive_steps(queries: Tensor, candidates: Tensor) -> dict[str, Step]:
-    """One step of everything that is compared."""
+def contrastive_steps(
+    queries: Tensor, candidates: Tensor, *, only: str | None = None
+) -> dict[str, Step]:
+    """One step of everything that is compared, or of one thing."""
     width = queries.shape[1]
     dims, dense = halving(width), list(range(64, width + 1, 64))
 
@@ -103,14 +105,16 @@ def contrastive_steps(queries: Tensor, candidates: Tensor) -> dict[str, Step]:
     def ours(sizes: list[int]) -> Step:
         return lambda: nested_info_nce(queries, candidates, sizes, scale=SCALE).loss
 
-    return {
+    steps = {
         "flat": lambda: flat_info_nce(queries, candidates),
         "naive loop": naive,
-        "sentence-transformers": peer_step(queries, candidates, dims),
         "matryo, halving": ours(dims),
         "matryo, every 64th": ours(dense),
         "matryo, one size": ours([width]),
     }
+    if only in (None, PEER):
+        steps[PEER] = peer_step(queries, candidates, dims)
+    return steps if only is None else {only: steps[only]}
 
 
 def interleaved(steps: dict[str, Step], leaves: list[Tensor], seconds: float) -> dict[str, Any]:
@@ -195,35 +199,37 @@ def head_rows(quick: bool) -> list[Row]:
 
 
 def peak_bytes(name: str, n: int, width: int) -> int:
-    """How far one step raises the peak of the resident memory of this process."""
-    small = vectors(8, width)
-    contrastive_steps(*small)[name]().backward()
-    step = contrastive_steps(*vectors(n, width))[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step().backward()
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """How far one step raises the peak of the resident memory of this process; Linux only."""
+    small, whole = (vectors(rows, width) for rows in (8, n))
+    for part in (small, whole):
+        (step,) = contrastive_steps(*part, only=name).values()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+        before = _status("VmRSS")
+        step().backward()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def memory_rows(quick: bool) -> list[Row]:
     """Peak memory of one step, each in a process of its own."""
     n, width = (512, 384) if quick else (2048, 768)
-    names = ["flat", "naive loop", "sentence-transformers", "matryo, halving", "matryo, every 64th"]
-    peaks: dict[str, float] = {}
-    for name in names:
+    peaks: dict[str, int] = {}
+    for name in ("flat", "naive loop", PEER, "matryo, halving", "matryo, every 64th"):
         command = [sys.executable, __file__, "--peak", name, str(n), str(width)]
-        told = [
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            for _ in range(1 if quick else 3)
-        ]
-        peaks[name] = float(np.median([int(out.split()[-1]) for out in told]))
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[name] = int(told.split()[-1])
     return [
         {
             "name": f"peak memory of one step, InfoNCE, {n} x {width}, {name}",
-            "value_bytes": peaks[name],
-            "ratio_to_flat": peaks[name] / peaks["flat"],
-            "ratio_to_sentence_transformers": peaks[name] / peaks["sentence-transformers"],
+            "value_bytes": peak,
+            "ratio_to_flat": peak / peaks["flat"],
+            "ratio_to_sentence_transformers": peak / peaks[PEER],
         }
-        for name in names
+        for name, peak in peaks.items()
     ]
 
 

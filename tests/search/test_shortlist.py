@@ -65,6 +65,18 @@ def test_bars_read_off_a_sample_lose_no_row_that_is_asked_for():
     assert [set(rows) for rows in lists.rows] == [set(rows) for rows in expected]
 
 
+def test_a_short_list_read_off_a_sample_still_holds_what_is_settled():
+    corpus, _ = data(0, 9_000)
+    queries = np.random.default_rng(3).normal(size=(2000, WIDTH)).astype(np.float32)
+    level = Level(8)
+
+    lists = shortlists(queries, corpus, View([level]), cap=12, settle=10)[level]
+
+    expected = plain.plain_top(plain.plain_scores(queries, corpus, 8), 10)
+    assert (lists.rows[:, :10] != NOWHERE).all()
+    np.testing.assert_array_equal(lists.rows[:, :10], expected)
+
+
 def test_a_list_that_holds_everything_says_so_and_leaves_out_what_is_excluded():
     corpus, queries = data(0, 50)
     level = Level(8)

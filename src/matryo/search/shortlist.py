@@ -89,7 +89,10 @@ def shortlists(
     bars: dict[Level, NDArray[np.float32]] = {}
     if _SPARE * cap < n and n > 2 * _SAMPLE:
         rows = np.sort(np.random.default_rng(seed).choice(n, _SAMPLE, replace=False))
-        sample, place = np.asarray(corpus[rows], np.float32), math.ceil(_SPARE * cap / n * _SAMPLE)
+        sample = np.asarray(corpus[rows], np.float32)
+        # the settled rows must be there: so far above their expected number chance does not reach
+        sure = settle / n * _SAMPLE
+        place = math.ceil(max(_SPARE * cap / n * _SAMPLE, sure + 7 * math.sqrt(sure) + 12))
         bars = _bars(queries, sample, view, place, metric=metric)
     pools: dict[Level, _Listed] = {}
 
