@@ -10,6 +10,7 @@ for want of queries stands in the table too, with the number that would do.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def rows(path: Path, model: str, floor: float, cache: EncodingCache) -> Iterator
             found = plan(path, model=model, measure=measure, floor=floor, cache=cache).document
         except TooFewError as error:
             needed = vars(error)["needed"]
-            yield [*head, f"cannot tell: {needed} certifying queries needed", *[""] * 5]
+            yield [*head, f"cannot tell: {needed} certifying queries needed", *[""] * 4]
             continue
         parts = found["split"]
         queries = f"{parts['order']} + {parts['certify']} + {parts['report']}"
@@ -38,17 +39,16 @@ def rows(path: Path, model: str, floor: float, cache: EncodingCache) -> Iterator
         only_full = "@" not in cheap["funnel"] and "," not in cheap["funnel"]
         if only_full and found["needed"]:
             needed = f"cannot tell: about {found['needed']:,} certifying queries"
-            yield [*head, needed, queries, *[""] * 4]
+            yield [*head, needed, queries, *[""] * 3]
             continue
-        cost, measured = cheap["cost"], cheap["measured"]
+        cost = cheap["cost"]
         yield [
             *head,
-            f"`{cheap['funnel']}`",
+            f"`{re.sub(r'margin.*', 'margin[…]', cheap['funnel'])}`",
             queries,
             f"{cheap['kept']:.3f} ({cheap['low']:.3f}–{cheap['high']:.3f})",
             size_in_words(cost["bytes_read"]),
             size_in_words(cost["ram_bytes"]),
-            f"{measured['latency_ms']:.2f} ms",
         ]
 
 
@@ -59,10 +59,8 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--floor", type=float, default=FLOOR)
     arguments = parser.parse_args()
-    print(
-        "| data | model | measure | cheap choice | queries | kept there | read | RAM | measured |"
-    )
-    print("|---|---|---|---|---|---|---:|---:|---:|")
+    print("| data | model | measure | cheap choice | queries | kept there | read | RAM |")
+    print("|---|---|---|---|---|---|---:|---:|")
     with EncodingCache() as cache:
         for path in arguments.data:
             for model in arguments.model:
