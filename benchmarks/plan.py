@@ -210,7 +210,9 @@ def least_favourable(pool: Population, kind: str) -> list[Funnel]:
     promise = promise_of(kind, pool.measure)
     truth = pool.truth(promise)
     if kind == "expected":
-        first = Stage(pool.candidates[0].funnel.stages[0].dim // 2, K, Precision.BINARY)
+        full_dim = pool.candidates[0].funnel.stages[0].dim
+        firsts = {one.funnel.stages[0].dim for one in pool.candidates} - {full_dim}
+        first = Stage(max(firsts), K, Precision.BINARY)
         return [
             one.funnel
             for one in pool.candidates
@@ -223,7 +225,8 @@ def least_favourable(pool: Population, kind: str) -> list[Funnel]:
         if 0.85 < truth[i] < 0.988 and truth[i] > best + 0.004 and i:
             best = truth[i]
             path.append(pool.candidates[i].funnel)
-    return [path[i] for i in np.linspace(0, len(path) - 1, 5).round().astype(int)]
+    places = np.linspace(0, len(path) - 1, 5).round().astype(int) if path else []
+    return [path[i] for i in places]
 
 
 def promise_of(kind: str, measure: str, floor: float = 0.9) -> Promise:
@@ -521,6 +524,9 @@ def main() -> None:
                 if "promises" in parts:
                     for kind in ("mean", "share", "expected"):
                         few = least_favourable(pool, kind)
+                        if not few:
+                            print(f"{pool.name}: no candidate near a floor for {kind}")
+                            continue
                         whole = population(some, model, cache, measure=pool.measure, few=few)
                         add(
                             expected_losses(whole, runs=runs)
