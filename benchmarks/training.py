@@ -1,12 +1,14 @@
 """What nested losses cost beside the flat loss, a loop over sizes, and sentence-transformers.
 
-python benchmarks/training.py [--quick] [--part PART ...] --json out.json
+python benchmarks/training.py [--quick] [--part PART ...] [--threads N] --json out.json
 
 Parts: `contrastive` (InfoNCE with halving sizes, with a size at every 64th number, and with one
 size), `heads` (a tied softmax head for every size) and `memory` (peak of one step in a process of
 its own). Forward and backward of the loss alone; the peer gets a model that hands its input over.
 The calls take turns in this one process, with as many threads as torch takes; a ratio is the median
-over rounds of the ratio within a round. Vectors are synthetic, which changes no time.
+over rounds of the ratio within a round. On a machine that is busy with other work threads wait for
+one another, and such figures mean little: there `--threads 1` counts the processor time of one
+thread. Vectors are synthetic, which changes no time.
 """
 
 from __future__ import annotations
@@ -118,17 +120,23 @@ def contrastive_steps(
 
 
 def interleaved(steps: dict[str, Step], leaves: list[Tensor], seconds: float) -> dict[str, Any]:
-    """Seconds of forward and backward, `(rounds,)` for each step, the steps taking turns."""
+    """Seconds of forward and backward, `(rounds,)` for each step.
+
+    The steps take turns in an order drawn anew for each round: what one leaves in caches and in the
+    allocator is no one's advantage.
+    """
+    rng = np.random.default_rng(0)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in steps}
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < 4 or time.perf_counter() < end:
-        for name, step in steps.items():
+        for name in rng.permutation(list(steps)):
             for leaf in leaves:
                 leaf.grad = None
-            started = time.perf_counter()
-            step().backward()
+            started = clock()
+            steps[name]().backward()
             if rounds:  # the first round warms up
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
         rounds += 1
     return {name: np.array(values) for name, values in times.items()}
 
@@ -239,6 +247,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, under 30 s")
     parser.add_argument("--part", action="append", choices=PARTS, help="all by default")
     parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     parser.add_argument("--peak", nargs=3, metavar=("STEP", "N", "WIDTH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -246,6 +255,8 @@ def main() -> None:
         return
     if options.json is None:
         parser.error("say where to write: --json FILE")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     parts = {"contrastive": contrastive_rows, "heads": head_rows, "memory": memory_rows}
     results = [row for part in options.part or PARTS for row in parts[part](options.quick)]
     git = ["git", "rev-parse", "--short", "HEAD"]
