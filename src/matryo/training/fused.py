@@ -119,6 +119,7 @@ class _Pass:
                 self._score(chunk, group)
             if self.learning:
                 self._send_back(chunk)
+        del self._sums, self._scratch, self._slopes
         if self.bias_slopes is not None:
             self.bias_slopes *= self.shares
         if self.task.lengths is not None and self.learning:
