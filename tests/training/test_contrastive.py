@@ -280,12 +280,13 @@ class TestRefusals:
             nested_info_nce(queries, candidates, DIMS)
         assert nested_info_nce(queries, candidates, DIMS, normalize=False).loss.isfinite()
 
-    def test_numbers_too_large_to_square(self):
+    @pytest.mark.parametrize("value", [1e30, 1e-30])
+    def test_numbers_that_cannot_be_squared(self, value):
         queries, candidates = (tensor.detach().float() for tensor in batch())
         with pytest.raises(
             VectorError, match="row has numbers whose squares are beyond float32: 2"
         ):
-            nested_info_nce(queries.index_fill(0, torch.tensor(2), 1e30), candidates, DIMS)
+            nested_info_nce(queries.index_fill(0, torch.tensor(2), value), candidates, DIMS)
 
     @pytest.mark.parametrize("symmetric", [False, True])
     def test_a_batch_of_one(self, symmetric):

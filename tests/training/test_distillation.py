@@ -96,3 +96,7 @@ class TestRefusals:
     def test_names_that_are_none(self):
         with pytest.raises(InputError, match='"prefix" or "full" and kind "mse" or "kl", got'):
             nested_distillation(leaf(8, 12), leaf(8, 12), DIMS, kind="l1")
+
+    def test_a_scale_that_is_none(self):
+        with pytest.raises(InputError, match="scale must be one finite number above 0, got -1"):
+            nested_distillation(leaf(8, 12), leaf(8, 12), DIMS, kind="kl", scale=-1)

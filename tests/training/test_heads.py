@@ -144,6 +144,16 @@ def test_a_feature_on_its_own_proxy_has_a_finite_gradient():
     assert features.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8])
+def test_labels_of_any_whole_type_are_class_numbers(kind):
+    made = [
+        nested_softmax(leaf(N, 10), weight_of(tied=True), labels, DIMS).loss
+        for labels in (LABELS, LABELS.to(kind))
+    ]
+
+    assert made[0] == made[1]
+
+
 def test_frozen_features_teach_the_head_alone():
     features, weight, bias = leaf(N, 10).detach(), weight_of(tied=True), bias_of("shared")
 
@@ -288,3 +298,9 @@ class TestRefusals:
             NestedLinear(DIMS, 1)
         with pytest.raises(InputError, match='bias must be "per_size", "shared" or None'):
             NestedLinear(DIMS, 3, bias="yes")
+
+    def test_features_of_another_width(self):
+        with pytest.raises(
+            InputError, match=r"features: expected \(rows, 10\), got shape \(4, 12\)"
+        ):
+            NestedLinear(DIMS, 3)(torch.ones(4, 12))

@@ -25,7 +25,8 @@ def cached_step(
     Everything is encoded twice: first without a graph, to make the loss and its gradient by the
     vectors; then again, small batch by small batch, to send that gradient into the encoder. The
     second time dropout sees the random numbers of the first. Gradients are added to `grad` of the
-    parameters, as `backward` does; the optimizer is the caller's to step.
+    parameters, as `backward` does, those of a learned scale in the first part; the optimizer is the
+    caller's to step.
 
     Args:
         encode: From one small batch, whatever it is, to `(rows, full_dim)` vectors.

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from matryo.core import InputError, Nesting, VectorError, shorten
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_LOOK = "nothing was learned from this batch; look at what made these rows"
+
 
 def vectors_of(**batch: Tensor) -> list[Tensor]:
     """Vectors of one width and one type, float32 or wider; half precision is widened.
@@ -90,9 +93,6 @@ def inverse_lengths(nesting: Nesting, **batch: Tensor) -> Tensor:
     return sums.rsqrt()
 
 
-_LOOK = "nothing was learned from this batch; look at what made these rows"
-
-
 def _refuse_unmeasurable(what: str, vectors: Tensor, smallest: int) -> None:
     """Say which rows have no length, or none that this type can hold, and why."""
     _refuse(~vectors.isfinite().all(1), f"{what}: {{}} NaN or infinity", _LOOK)
@@ -118,8 +118,8 @@ def _refuse(bad: Tensor, message: str, hint: str) -> None:
         raise VectorError(f"{message.format(which)}: {shorten(rows)}", hint=hint, ids=rows)
 
 
-def check_labels(labels: Tensor, n_rows: int, n_classes: int, *, what: str = "labels") -> None:
-    """Refuse class numbers that are none.
+def labels_of(labels: Tensor, n_rows: int, n_classes: int, *, what: str = "labels") -> Tensor:
+    """Class numbers as int64, if they are some.
 
     Args:
         labels: `(rows,)` whole numbers.
@@ -143,9 +143,7 @@ def check_labels(labels: Tensor, n_rows: int, n_classes: int, *, what: str = "la
             f"in row {rows[0]} ({len(rows)} of {n_rows} rows are out of range)",
             rows=rows,
         )
-
-
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    return labels.long()
 
 
 def scale_of(scale: float | Tensor, like: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor
 from matryo.core import InputError, TooFewError
 from matryo.training.checks import (
     check_finite,
-    check_labels,
     inverse_lengths,
+    labels_of,
     prefixes,
     scale_of,
     vectors_of,
@@ -63,7 +63,7 @@ def nested_info_nce(
         symmetric: Mean of this loss and that of finding the query of each target among all
             queries, as in CLIP. It takes twice the time.
         normalize: Score by the cosine of prefixes; False takes plain inner products.
-        chunk_rows: Queries whose scores are held at the same time; by default as many as pay off.
+        chunk_rows: Queries whose scores are held at the same time; by default what fills 24 MB.
 
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond the width.
@@ -87,7 +87,7 @@ def nested_info_nce(
             )
         targets = own
     else:
-        check_labels(targets, n, len(candidates), what="targets")
+        targets = labels_of(targets, n, len(candidates), what="targets")
     scale = scale_of(scale, queries)
     rows, columns = prefixes(width, queries, candidates)
     _check_differ(columns)

@@ -92,7 +92,8 @@ class Margin(Softmax):
         """Losses of rows, and their slopes by the scores before the margin."""
         n_sizes, n, _ = scores.shape
         own = self.targets[first : first + n].expand(n_sizes, n, 1)
-        cosines = scores.gather(2, own) / self.scale
+        kept = scores.gather(2, own)
+        cosines = kept / self.scale
         # the sine has no slope at 0, where a cosine is 1 to the last bit
         sines = (1 - cosines.square()).clamp_min(torch.finfo(scores.dtype).eps).sqrt()
         cos, sin = math.cos(self.margin), math.sin(self.margin)
@@ -101,7 +102,7 @@ class Margin(Softmax):
         slope = torch.where(near, cos + sin * cosines / sines, torch.ones_like(cosines))
         scores.scatter_(2, own, widened * self.scale)
         losses = super().__call__(scores, slopes, first, size)
-        scores.scatter_(2, own, cosines * self.scale)
+        scores.scatter_(2, own, kept)
         slopes.scatter_(2, own, slopes.gather(2, own) * slope)
         return losses
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from matryo.core import InputError, Nesting, TooFewError, check_dim
-from matryo.training.checks import inverse_lengths, prefixes, vectors_of
+from matryo.training.checks import inverse_lengths, prefixes, scale_of, vectors_of
 from matryo.training.criteria import Criterion
 from matryo.training.fused import fused_loss
 from matryo.training.opaque import opaque
@@ -46,13 +46,13 @@ def nested_distillation(
             student's softmax over the other rows from the teacher's.
         scale: What cosines are multiplied by in that softmax.
         weights: What each size weighs; 1 by default.
-        chunk_rows: Rows whose scores are held at the same time; by default as many as pay off.
+        chunk_rows: Rows whose scores are held at the same time; by default what fills 24 MB.
 
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond a width.
         VectorError: NaN, infinity or a prefix of zeros; `ids` names the rows.
         TooFewError: a batch of fewer than three rows.
-        InputError: another number of rows, or no such target or kind.
+        InputError: another number of rows, a scale that is none, or no such target or kind.
     """
     if target not in ("prefix", "full") or kind not in ("mse", "kl"):
         raise InputError(
@@ -69,17 +69,18 @@ def nested_distillation(
         teacher.to(student.dtype),
         sizes.nesting,
         whole=target == "full",
-        scale=scale if kind == "kl" else 1.0,
+        scale=scale_of(scale if kind == "kl" else 1.0, student),
     )
+    criterion: Criterion = _SquaredGap(given) if kind == "mse" else _Divergence(given)
     (rows,) = prefixes(sizes.dims[-1], student)
     lengths = inverse_lengths(sizes.nesting, student=rows)
     return fused_loss(
         rows,
         rows,
         sizes,
-        _SquaredGap(given) if kind == "mse" else _Divergence(given),
+        criterion,
         lengths=torch.cat([lengths, lengths], 1),
-        scale=rows.new_tensor(given.scale),
+        scale=given.scale,
         chunk_rows=chunk_rows,
     )
 
@@ -123,10 +124,10 @@ class _Given:
         teacher: `(n, teacher_dim)`.
         nesting: Sizes of the student.
         whole: The cosines are those of whole vectors at every size.
-        scale: What they are multiplied by.
+        scale: 0-dimensional, what they are multiplied by.
     """
 
-    def __init__(self, teacher: Tensor, nesting: Nesting, *, whole: bool, scale: float) -> None:
+    def __init__(self, teacher: Tensor, nesting: Nesting, *, whole: bool, scale: Tensor) -> None:
         width = teacher.shape[1]
         if whole:
             nesting = Nesting((*(dim for dim in nesting if dim < width), width))
@@ -163,7 +164,7 @@ class _Given:
             self._sums = rows @ columns.T
 
 
-class _SquaredGap(Criterion):
+class _SquaredGap:
     """Mean over the columns of the squared difference from the teacher's scores."""
 
     def __init__(self, given: _Given) -> None:
@@ -176,7 +177,7 @@ class _SquaredGap(Criterion):
         return losses
 
 
-class _Divergence(Criterion):
+class _Divergence:
     """Kullback-Leibler divergence from the teacher's softmax over all columns but the own row."""
 
     def __init__(self, given: _Given) -> None:

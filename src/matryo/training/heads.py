@@ -3,8 +3,8 @@
 The tied head of a size is the first `dim` columns of one matrix, and the loss of all sizes takes
 the three matrix products of the full width. Separate heads are separate matrices, and take the sum
 of the sizes. Both are from Kusupati and others 2022, "Matryoshka representation learning", section
-3. A bias of its own for every size, and a scale, cost nothing: they mend the calibration of the
-small sizes of a tied head.
+3. A bias of its own for every size, and a scale, cost next to nothing, and let each size of a tied
+head set its own confidence.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from matryo.core import InputError, Nesting, UnsupportedError, shorten
 from matryo.training.checks import (
     check_finite,
-    check_labels,
     inverse_lengths,
+    labels_of,
     prefixes,
     scale_of,
     vectors_of,
@@ -58,7 +58,7 @@ def nested_softmax(
         bias: `(classes,)` shared, or `(sizes, classes)`.
         scales: `(sizes,)` what the products of each size are multiplied by.
         label_smoothing: Share of each target spread evenly over the classes, from 0 to 1.
-        chunk_rows: Rows whose logits are held at the same time; by default as many as pay off.
+        chunk_rows: Rows whose logits are held at the same time; by default what fills 24 MB.
 
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond the width.
@@ -67,9 +67,9 @@ def nested_softmax(
     """
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
-    sizes, classes = _checked_sizes(features, weight, dims, weights, bias=bias, scales=scales)
-    check_labels(labels, len(features), classes)
-    criterion = Softmax(labels, label_smoothing)
+    sizes = sizes_of(dims, weights, full_dim=features.shape[-1])
+    classes = _n_classes(features, weight, sizes, bias=bias, scales=scales)
+    criterion = Softmax(labels_of(labels, len(features), classes), label_smoothing)
     return _head_loss(
         features, weight, sizes, criterion, bias=bias, scales=scales, chunk_rows=chunk_rows
     )
@@ -97,14 +97,15 @@ def nested_multilabel(
         weights: What each size weighs; 1 by default.
         bias: `(classes,)` shared, or `(sizes, classes)`.
         scales: `(sizes,)` what the products of each size are multiplied by.
-        chunk_rows: Rows whose logits are held at the same time; by default as many as pay off.
+        chunk_rows: Rows whose logits are held at the same time; by default what fills 24 MB.
 
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond the width.
         VectorError: NaN or infinity; `ids` names the rows.
         InputError: labels outside 0 and 1, or shapes that do not fit.
     """
-    sizes, classes = _checked_sizes(features, weight, dims, weights, bias=bias, scales=scales)
+    sizes = sizes_of(dims, weights, full_dim=features.shape[-1])
+    classes = _n_classes(features, weight, sizes, bias=bias, scales=scales)
     _check_shares(labels, (len(features), classes))
     return _head_loss(
         features, weight, sizes, Binary(labels), bias=bias, scales=scales, chunk_rows=chunk_rows
@@ -135,7 +136,7 @@ def nested_cosine_softmax(
         scale: What cosines are multiplied by. A tensor can be learned where there is no margin.
         margin: Radians added to the angle with the own proxy, from 0 up and below pi / 2.
         weights: What each size weighs; 1 by default.
-        chunk_rows: Rows whose cosines are held at the same time; by default as many as pay off.
+        chunk_rows: Rows whose cosines are held at the same time; by default what fills 24 MB.
 
     Raises:
         DimError: as for `nested_softmax`.
@@ -147,7 +148,7 @@ def nested_cosine_softmax(
         raise InputError(f"margin must be from 0 to below pi / 2 radians, got {margin:g}")
     features, proxies = vectors_of(features=features, weight=weight)
     sizes = sizes_of(dims, weights, full_dim=features.shape[1])
-    check_labels(labels, len(features), len(proxies))
+    labels = labels_of(labels, len(features), len(proxies))
     scale = scale_of(scale, features)
     if margin and scale.requires_grad:
         raise UnsupportedError("a margin needs a scale that is a fixed number, got one to learn")
@@ -212,7 +213,16 @@ class NestedLinear(nn.Module):
         self.scales = nn.Parameter(torch.ones(len(self.sizes))) if scales else None
 
     def forward(self, features: Tensor) -> Tensor:
-        """`(sizes, n, classes)` logits of `(n, dims[-1])` features."""
+        """`(sizes, n, classes)` logits of `(n, dims[-1])` features.
+
+        Raises:
+            InputError: features of another width.
+        """
+        if features.ndim != 2 or features.shape[1] != self.sizes.dims[-1]:
+            raise InputError(
+                f"features: expected (rows, {self.sizes.dims[-1]}), "
+                f"got shape {tuple(features.shape)}"
+            )
         if isinstance(self.weight, nn.Parameter):
             blocks = self.sizes.nesting.blocks
             parts = [features[:, a:b] @ self.weight[:, a:b].T for a, b in blocks]
@@ -250,19 +260,17 @@ def _started(classes: int, dim: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(classes, dim).uniform_(-reach, reach))
 
 
-def _checked_sizes(
+def _n_classes(
     features: Tensor,
     weight: Weight,
-    dims: Dims,
-    weights: Sequence[float] | None,
+    sizes: Sizes,
     *,
     bias: Tensor | None,
     scales: Tensor | None,
-) -> tuple[Sizes, int]:
-    """The sizes and how many classes there are, if all shapes fit."""
+) -> int:
+    """How many classes there are, if all shapes fit."""
     if features.ndim != 2:
         raise InputError(f"features: expected (rows, numbers), got shape {tuple(features.shape)}")
-    sizes = sizes_of(dims, weights, full_dim=features.shape[1])
     if isinstance(weight, Tensor):
         classes = len(weight)
     else:
@@ -282,7 +290,7 @@ def _checked_sizes(
             raise InputError(
                 f"{what}: expected shape {' or '.join(map(str, shapes))}, got {tuple(given.shape)}"
             )
-    return sizes, classes
+    return classes
 
 
 def _head_loss(
