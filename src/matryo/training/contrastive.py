@@ -63,7 +63,7 @@ def nested_info_nce(
         symmetric: Mean of this loss and that of finding the query of each target among all
             queries, as in CLIP. It takes twice the time.
         normalize: Score by the cosine of prefixes; False takes plain inner products.
-        chunk_rows: Queries whose scores are held at the same time; by default what fills 24 MB.
+        chunk_rows: Queries whose scores are held at the same time; by default as many as pay off.
 
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond the width.

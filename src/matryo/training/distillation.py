@@ -46,7 +46,7 @@ def nested_distillation(
             student's softmax over the other rows from the teacher's.
         scale: What cosines are multiplied by in that softmax.
         weights: What each size weighs; 1 by default.
-        chunk_rows: Rows whose scores are held at the same time; by default what fills 24 MB.
+        chunk_rows: Rows whose scores are held at the same time; by default as many as pay off.
 
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond a width.

@@ -18,6 +18,7 @@ that of fused linear cross-entropy (Hsu and others 2024, "Liger kernel").
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +30,9 @@ from matryo.training.criteria import Criterion
 from matryo.training.result import NestedLoss
 from matryo.training.sizes import Sizes
 
-_HELD_SCORES = 6 * 2**20  # of all sizes, at the same time: 24 MB in float32
+_CHUNK_SCORES = 2**19  # scores of one size in one chunk: 2 MB in float32
+_FEW_SCORES = 2**18  # up to this many, the scores of several sizes are made before they are used
 _FEWEST_ROWS = 256  # below this, adding to the gradient of the columns costs more than it saves
-_FEWEST = 32
-_FEW_SCORES = 2**17  # up to this many, the scores of several sizes are made before they are used
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,39 +101,24 @@ class _Pass:
             factors, self.column_factors = task.lengths.split([self.n, n_columns], 1)
         self.row_factors = factors if scale is None else factors * scale[:, None]
         self.back_factors = self.row_factors * self.shares
-        self.chunk_rows = min(self.n, task.chunk_rows)
-        self.few_rows = min(self.chunk_rows, max(_FEWEST, _FEW_SCORES // n_columns))
-        at_once = min(self.n_sizes, max(1, _FEW_SCORES // (self.few_rows * n_columns)))
+        self.step = min(self.n, task.chunk_rows)
+        at_once = min(self.n_sizes, max(1, _FEW_SCORES // (self.step * n_columns)))
         self.groups = [
             slice(size, min(size + at_once, self.n_sizes))
             for size in range(0, self.n_sizes, at_once)
         ]
-        self._sums, self._scratch = rows.new_empty(2, at_once, self.few_rows, n_columns)
-        held = (self.n_sizes, self.chunk_rows) if self.learning else (at_once, self.few_rows)
-        self._slopes = rows.new_empty(*held, n_columns)
+        self._sums, self._scratch = rows.new_empty(2, at_once, self.step, n_columns)
+        held = self.n_sizes if self.learning else at_once
+        self._slopes = rows.new_empty(held, self.step, n_columns)
 
     def run(self) -> None:
         """Go through all rows."""
-        for start in range(0, self.n, self.chunk_rows):
-            stop = min(start + self.chunk_rows, self.n)
-            for first in range(start, stop, self.few_rows):
-                few = slice(first, min(first + self.few_rows, stop))
-                place = (
-                    slice(first - start, few.stop - start)
-                    if self.learning
-                    else slice(0, few.stop - first)
-                )
-                slopes = self._slopes[:, place]
-                for group in self.groups:
-                    self._score(
-                        few,
-                        group,
-                        slopes[group] if self.learning else slopes[: group.stop - group.start],
-                    )
-                if self.learning:
-                    self._send_back(few, slopes)
+        for first in range(0, self.n, self.step):
+            chunk = slice(first, min(first + self.step, self.n))
+            for group in self.groups:
+                self._score(chunk, group)
             if self.learning:
-                self._send_columns(slice(start, stop))
+                self._send_back(chunk)
         del self._sums, self._scratch, self._slopes
         if self.bias_slopes is not None:
             self.bias_slopes *= self.shares
@@ -142,7 +127,7 @@ class _Pass:
         elif self.scale_slopes is not None:
             self.scale_slopes *= self.shares[:, 0]
 
-    def _score(self, chunk: slice, group: slice, slopes: Tensor) -> None:
+    def _score(self, chunk: slice, group: slice) -> None:
         """Losses of some rows at some sizes, and the slopes of their scores."""
         n, at_once = chunk.stop - chunk.start, group.stop - group.start
         sums, scratch = self._sums[:at_once, :n], self._scratch[:at_once, :n]
@@ -154,6 +139,7 @@ class _Pass:
             scores *= self.column_factors[group, None]
         if self.bias is not None:
             scores = torch.add(scores, self.bias[group, None], out=scratch)
+        slopes = self._slopes[group if self.learning else slice(at_once), :n]
         self.losses[group] += self.task.criterion(scores, slopes, chunk.start, group.start).sum(1)
         if self.bias_slopes is not None:
             self.bias_slopes[group] += slopes.sum(1)
@@ -169,12 +155,10 @@ class _Pass:
         before = self._sums[-1, :n]
         for size, here in zip(range(group.start, group.stop), self._sums[:, :n], strict=False):
             part, across = self.rows.blocks[size][chunk], self.columns.blocks[size].T
-            if not size:
-                torch.mm(part, across, out=here)
-            elif len(self._sums) == 1:
-                here.addmm_(part, across)
-            else:
+            if size:
                 torch.addmm(before, part, across, out=here)
+            else:
+                torch.mm(part, across, out=here)
             before = here
 
     def _sum_along(self, chunk: slice, group: slice, scores: Tensor, slopes: Tensor) -> None:
@@ -186,23 +170,19 @@ class _Pass:
             torch.sum(along, 2, out=self.along[before_last, chunk])
             self.along[before_last, self.n :] += along.sum(1)
 
-    def _send_back(self, few: slice, slopes: Tensor) -> None:
+    def _send_back(self, chunk: slice) -> None:
         """Gradients from the slopes of some rows, the largest size first."""
-        factors = self.back_factors[:, few, None]
+        factors = self.back_factors[:, chunk, None]
+        slopes = self._slopes[:, : chunk.stop - chunk.start]
         last = self.n_sizes - 1
+        flow = slopes[last].mul_(factors[last])
         for size in range(last, -1, -1):
-            flow = slopes[size]
             if size < last:
-                torch.addcmul(slopes[size + 1], flow, factors[size], out=flow)
-            else:
-                flow *= factors[size]
+                flow.addcmul_(slopes[size], factors[size])
             if self.rows.slope_blocks:
-                torch.mm(flow, self.columns.blocks[size], out=self.rows.slope_blocks[size][few])
-
-    def _send_columns(self, chunk: slice) -> None:
-        if self.columns.slope_blocks:
-            for size in range(self.n_sizes):
-                flow = self._slopes[size, : chunk.stop - chunk.start]
+                out = self.rows.slope_blocks[size][chunk]
+                torch.mm(flow, self.columns.blocks[size], out=out)
+            if self.columns.slope_blocks:
                 out, part = self.columns.slope_blocks[size], self.rows.blocks[size][chunk]
                 if chunk.start:
                     out.addmm_(flow.T, part)
@@ -255,6 +235,9 @@ class _Fused(torch.autograd.Function):
         return *slopes, None
 
 
+_apply: Callable[..., tuple[Tensor, Tensor]] = _Fused.apply
+
+
 def fused_loss(
     rows: Tensor,
     columns: Tensor,
@@ -277,12 +260,11 @@ def fused_loss(
             cosines.
         scale: `()` or `(sizes,)` what products or cosines are multiplied by.
         bias: `(columns,)` or `(sizes, columns)` what is added then.
-        chunk_rows: Rows whose scores are held at the same time; by default those that fill 24 MB in
-            float32, and at least 256.
+        chunk_rows: Rows whose scores are held at the same time; by default as many as pay off.
     """
     n_columns, n_sizes = len(columns), len(sizes)
     if chunk_rows is None:
-        chunk_rows = max(_FEWEST_ROWS, _HELD_SCORES // ((n_sizes + 2) * n_columns))
+        chunk_rows = max(_FEWEST_ROWS, _CHUNK_SCORES // n_columns)
     elif chunk_rows < 1:
         raise InputError(f"chunk_rows must be at least 1, got {chunk_rows}")
     task = _Task(sizes, criterion, chunk_rows, lengths)
@@ -295,5 +277,5 @@ def fused_loss(
     if not torch.is_grad_enabled():
         inputs = [tensor if tensor is None else tensor.detach() for tensor in inputs]
     with torch.autocast(rows.device.type, enabled=False):
-        loss, per_size = _Fused.apply(*inputs, task)  # type: ignore[no-untyped-call]
+        loss, per_size = _apply(*inputs, task)
     return NestedLoss(loss, per_size, sizes.dims)

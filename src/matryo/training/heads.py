@@ -58,7 +58,7 @@ def nested_softmax(
         bias: `(classes,)` shared, or `(sizes, classes)`.
         scales: `(sizes,)` what the products of each size are multiplied by.
         label_smoothing: Share of each target spread evenly over the classes, from 0 to 1.
-        chunk_rows: Rows whose logits are held at the same time; by default what fills 24 MB.
+        chunk_rows: Rows whose logits are held at the same time; by default as many as pay off.
 
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond the width.
@@ -97,7 +97,7 @@ def nested_multilabel(
         weights: What each size weighs; 1 by default.
         bias: `(classes,)` shared, or `(sizes, classes)`.
         scales: `(sizes,)` what the products of each size are multiplied by.
-        chunk_rows: Rows whose logits are held at the same time; by default what fills 24 MB.
+        chunk_rows: Rows whose logits are held at the same time; by default as many as pay off.
 
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond the width.
@@ -136,7 +136,7 @@ def nested_cosine_softmax(
         scale: What cosines are multiplied by. A tensor can be learned where there is no margin.
         margin: Radians added to the angle with the own proxy, from 0 up and below pi / 2.
         weights: What each size weighs; 1 by default.
-        chunk_rows: Rows whose cosines are held at the same time; by default what fills 24 MB.
+        chunk_rows: Rows whose cosines are held at the same time; by default as many as pay off.
 
     Raises:
         DimError: as for `nested_softmax`.
