@@ -84,15 +84,19 @@ def cosent(scores, labels, scale=20.0):
     return torch.cat([compared.new_zeros(1), compared]).logsumexp(0)
 
 
-def distillation(student, teacher, dims, *, target, kind, scale=20.0):
+def distillation(student, teacher, dims, *, target, kind, candidates=None, scale=20.0):
     total = 0
+    student_columns, teacher_columns = candidates or (student, teacher)
     for dim in dims:
-        ours = cosines(student, student, dim)
-        theirs = cosines(teacher, teacher, dim if target == "prefix" else teacher.shape[1])
+        known = dim if target == "prefix" else teacher.shape[1]
+        ours = cosines(student, student_columns, dim)
+        theirs = cosines(teacher, teacher_columns, known)
         if kind == "mse":
             total = total + functional.mse_loss(ours, theirs)
             continue
-        others = ~torch.eye(len(ours), dtype=torch.bool)
+        others = torch.ones_like(ours, dtype=torch.bool)
+        if candidates is None:
+            others.fill_diagonal_(fill_value=False)
         ours = (ours * scale)[others].reshape(len(ours), -1).log_softmax(1)
         theirs = (theirs * scale)[others].reshape(len(ours), -1).log_softmax(1)
         total = total + functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")

@@ -40,6 +40,20 @@ def test_gradients_are_those_of_one_loss_per_size(target, kind, teacher_dim, chu
 
 
 @forms
+def test_rows_may_be_compared_with_candidates_of_their_own(target, kind):
+    student, teacher = leaf(8, 12), leaf(8, 20, seed=4).detach()
+    columns, known = leaf(11, 12, seed=5), leaf(11, 20, seed=6).detach()
+    options = {"target": target, "kind": kind, "scale": 7.0, "candidates": (columns, known)}
+
+    assert_same(
+        lambda: nested_distillation(student, teacher, DIMS, chunk_rows=3, **options),
+        lambda: plain.distillation(student, teacher, DIMS, **options),
+        student,
+        columns,
+    )
+
+
+@forms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("chunk_rows", [5, None])
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn(target, kind, dtype, chunk_rows):
@@ -76,6 +90,18 @@ class TestRefusals:
         for loss in (nested_distillation, nested_vector_mse):
             with pytest.raises(InputError, match="for the same texts, got 8 and 7 rows"):
                 loss(leaf(8, 12), leaf(7, 12), DIMS)
+
+    def test_candidates_that_are_not_those_of_the_teacher(self):
+        with pytest.raises(InputError, match="for the same texts, got 9 and 8 rows"):
+            nested_distillation(
+                leaf(4, 12), leaf(4, 12), DIMS, candidates=(leaf(9, 12), leaf(8, 12))
+            )
+
+    def test_a_single_candidate(self):
+        with pytest.raises(TooFewError, match="need at least 2 candidates to differ, got 1"):
+            nested_distillation(
+                leaf(4, 12), leaf(4, 12), DIMS, candidates=(leaf(1, 12), leaf(1, 12))
+            )
 
     def test_a_teacher_without_such_a_prefix(self):
         with pytest.raises(DimError, match=r"between 1 and 10 .* got 12"):

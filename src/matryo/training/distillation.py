@@ -28,22 +28,26 @@ def nested_distillation(
     teacher: Tensor,
     dims: Dims,
     *,
+    candidates: tuple[Tensor, Tensor] | None = None,
     target: Literal["prefix", "full"] = "full",
     kind: Literal["mse", "kl"] = "mse",
     scale: float = 20.0,
     weights: Sequence[float] | None = None,
     chunk_rows: int | None = None,
 ) -> NestedLoss:
-    """Make the cosines between the rows of a batch those that a teacher gives them.
+    """Make the cosines of the rows of a batch those that a teacher gives them.
 
     Args:
         student: `(n, full_dim)`.
         teacher: `(n, teacher_dim)` vectors of the same texts; gets no gradient.
         dims: Sizes of the student, in ascending order.
+        candidates: What each row is compared with, as the student's `(m, full_dim)` and the
+            teacher's `(m, teacher_dim)` vectors of the same texts: documents, where the rows are
+            queries. By default the rows of the batch with one another.
         target: What a size learns: `"full"`, the cosines of the teacher's whole vectors, of any
             width; or `"prefix"`, those of the teacher's prefix of the same size.
         kind: `"mse"`, the mean squared difference of cosines; or `"kl"`, the divergence of the
-            student's softmax over the other rows from the teacher's.
+            student's softmax over the candidates, or the other rows, from the teacher's.
         scale: What cosines are multiplied by in that softmax.
         weights: What each size weighs; 1 by default.
         chunk_rows: Rows whose scores are held at the same time; by default as many as pay off.
@@ -51,7 +55,7 @@ def nested_distillation(
     Raises:
         DimError: dims that do not ascend, that repeat, or beyond a width.
         VectorError: NaN, infinity or a prefix of zeros; `ids` names the rows.
-        TooFewError: a batch of fewer than three rows.
+        TooFewError: a batch of fewer than three rows, or fewer than two candidates.
         InputError: another number of rows, a scale that is none, or no such target or kind.
     """
     if target not in ("prefix", "full") or kind not in ("mse", "kl"):
@@ -61,25 +65,32 @@ def nested_distillation(
     (student,), (teacher,) = vectors_of(student=student), vectors_of(teacher=teacher.detach())
     sizes = sizes_of(dims, weights, full_dim=student.shape[1])
     _check_rows(student, teacher)
-    if len(student) < 3:
-        raise TooFewError(
-            f"scores within a batch need at least 3 rows to differ, got {len(student)}", needed=3
-        )
+    if candidates is None:
+        others, known = student, teacher
+        _check_enough(student, 3, "scores within a batch need at least 3 rows to differ")
+    else:
+        student, others = vectors_of(student=student, candidates=candidates[0])
+        teacher, known = vectors_of(teacher=teacher, candidates=candidates[1].detach())
+        _check_rows(others, known)
+        _check_enough(others, 2, "scores need at least 2 candidates to differ")
     given = _Given(
         teacher.to(student.dtype),
+        known.to(student.dtype),
         sizes.nesting,
         whole=target == "full",
         scale=scale_of(scale if kind == "kl" else 1.0, student),
     )
-    criterion: Criterion = _SquaredGap(given) if kind == "mse" else _Divergence(given)
-    (rows,) = prefixes(sizes.dims[-1], student)
-    lengths = inverse_lengths(sizes.nesting, student=rows)
+    if kind == "mse":
+        criterion: Criterion = _SquaredGap(given)
+    else:
+        criterion = _Divergence(given, without_own=candidates is None)
+    rows, columns = prefixes(sizes.dims[-1], student, others)
     return fused_loss(
         rows,
-        rows,
+        columns,
         sizes,
         criterion,
-        lengths=torch.cat([lengths, lengths], 1),
+        lengths=inverse_lengths(sizes.nesting, student=rows, candidates=columns),
         scale=given.scale,
         chunk_rows=chunk_rows,
     )
@@ -121,21 +132,26 @@ class _Given:
     Sums run over the student's blocks, so that equal vectors get equal scores to the last bit.
 
     Args:
-        teacher: `(n, teacher_dim)`.
+        rows: `(n, teacher_dim)`.
+        columns: `(m, teacher_dim)`.
         nesting: Sizes of the student.
         whole: The cosines are those of whole vectors at every size.
         scale: 0-dimensional, what they are multiplied by.
     """
 
-    def __init__(self, teacher: Tensor, nesting: Nesting, *, whole: bool, scale: Tensor) -> None:
-        width = teacher.shape[1]
+    def __init__(
+        self, rows: Tensor, columns: Tensor, nesting: Nesting, *, whole: bool, scale: Tensor
+    ) -> None:
+        width = rows.shape[1]
         if whole:
             nesting = Nesting((*(dim for dim in nesting if dim < width), width))
         check_dim(nesting.dims[-1], width)
-        self.teacher, self.blocks, self.whole, self.scale = teacher, nesting.blocks, whole, scale
-        self._columns = inverse_lengths(nesting, teacher=teacher)
-        self._rows = self._columns * scale
-        self._sums = teacher.new_empty(0)
+        self.rows, self.columns, self.blocks = rows, columns, nesting.blocks
+        self.whole, self.scale = whole, scale
+        lengths = inverse_lengths(nesting, teacher=rows, candidates=columns)
+        self._row_factors, self._column_factors = lengths.split([len(rows), len(columns)], 1)
+        self._row_factors = self._row_factors * scale
+        self._sums = rows.new_empty(0)
 
     def scores_like(self, scores: Tensor, first: int, size: int) -> Tensor:
         """`(sizes, rows, columns)` of the rows and sizes of the student's; sizes in their order."""
@@ -153,11 +169,12 @@ class _Given:
         return torch.stack(made)
 
     def _scaled(self, first: int, n: int, at: int) -> Tensor:
-        return self._sums * self._rows[at, first : first + n, None] * self._columns[at]
+        factors = self._row_factors[at, first : first + n, None]
+        return self._sums * factors * self._column_factors[at]
 
     def _add(self, first: int, n: int, at: int) -> None:
         start, stop = self.blocks[at]
-        rows, columns = self.teacher[first : first + n, start:stop], self.teacher[:, start:stop]
+        rows, columns = self.rows[first : first + n, start:stop], self.columns[:, start:stop]
         if at:
             self._sums.addmm_(rows, columns.T)
         else:
@@ -178,19 +195,29 @@ class _SquaredGap:
 
 
 class _Divergence:
-    """Kullback-Leibler divergence from the teacher's softmax over all columns but the own row."""
+    """Kullback-Leibler divergence from the teacher's softmax over the columns.
 
-    def __init__(self, given: _Given) -> None:
-        self.given = given
+    Args:
+        given: The teacher's scores.
+        without_own: Rows and columns are the same, and a row is no candidate for itself.
+    """
+
+    def __init__(self, given: _Given, *, without_own: bool) -> None:
+        self.given, self.without_own = given, without_own
 
     def __call__(self, scores: Tensor, slopes: Tensor, first: int, size: int, /) -> Tensor:
-        n_sizes, n, _ = scores.shape
-        own = torch.arange(first, first + n, device=scores.device)[:, None].expand(n_sizes, n, 1)
-        kept, never = scores.gather(2, own), torch.finfo(scores.dtype).min / 4
-        scores.scatter_(2, own, never)
-        logs = scores.log_softmax(2)
-        scores.scatter_(2, own, kept)
-        wanted = self.given.scores_like(scores, first, size).scatter(2, own, never).log_softmax(2)
+        wanted = self.given.scores_like(scores, first, size)
+        if self.without_own:
+            n_sizes, n, _ = scores.shape
+            own = torch.arange(first, first + n, device=scores.device)[:, None]
+            own, never = own.expand(n_sizes, n, 1), torch.finfo(scores.dtype).min / 4
+            kept = scores.gather(2, own)
+            logs = scores.scatter_(2, own, never).log_softmax(2)
+            scores.scatter_(2, own, kept)
+            wanted = wanted.scatter(2, own, never)
+        else:
+            logs = scores.log_softmax(2)
+        wanted = wanted.log_softmax(2)
         shares = wanted.exp()
         torch.sub(logs.exp(), shares, out=slopes)
         return (shares * (wanted - logs)).sum(2)
@@ -202,3 +229,8 @@ def _check_rows(student: Tensor, teacher: Tensor) -> None:
             f"student and teacher must have a row for the same texts, got {len(student)} and "
             f"{len(teacher)} rows"
         )
+
+
+def _check_enough(vectors: Tensor, needed: int, why: str) -> None:
+    if len(vectors) < needed:
+        raise TooFewError(f"{why}, got {len(vectors)}", needed=needed)
