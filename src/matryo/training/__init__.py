@@ -15,6 +15,7 @@ from matryo.training.heads import (
     nested_multilabel,
     nested_softmax,
 )
+from matryo.training.layers import LayersLoss, nested_layers, pooled_layers
 from matryo.training.pairs import (
     PAIR_METRICS,
     PairMetric,
@@ -25,33 +26,47 @@ from matryo.training.pairs import (
     nested_pairs,
     nested_triplet,
 )
+from matryo.training.quantized import PrecisionsLoss, nested_precisions, straight_through
 from matryo.training.ranks import check_ranks_agree, gather_with_grad, own_targets
 from matryo.training.result import NestedLoss
 from matryo.training.sampling import SizeSampler
+from matryo.training.saving import save_nested
 from matryo.training.sizes import Sizes
+from matryo.training.slicing import at_ffn_width, extract, reorder_ffn, smaller_encoder
 
 __all__ = [
     "PAIR_METRICS",
+    "LayersLoss",
     "NestedLinear",
     "NestedLoss",
     "PairMetric",
+    "PrecisionsLoss",
     "SizeSampler",
     "Sizes",
+    "at_ffn_width",
     "cached_step",
     "check_ranks_agree",
     "contrastive",
     "correlation",
     "cosent",
+    "extract",
     "gather_with_grad",
     "nested",
     "nested_cosine_softmax",
     "nested_distillation",
     "nested_info_nce",
+    "nested_layers",
     "nested_multilabel",
     "nested_pair_scores",
     "nested_pairs",
+    "nested_precisions",
     "nested_softmax",
     "nested_triplet",
     "nested_vector_mse",
     "own_targets",
+    "pooled_layers",
+    "reorder_ffn",
+    "save_nested",
+    "smaller_encoder",
+    "straight_through",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def cached_step(
             drawn[i].restore()
             encode(batches[i]).backward(flows[i])
     after.restore()
-    return NestedLoss(made.loss.detach(), made.per_size, made.dims)
+    return replace(made, loss=made.loss.detach())
 
 
 def _split(flow: Tensor | None, lengths: list[int]) -> list[Tensor | None]:
