@@ -170,7 +170,8 @@ class _Given:
 
     def _scaled(self, first: int, n: int, at: int) -> Tensor:
         factors = self._row_factors[at, first : first + n, None]
-        return self._sums * factors * self._column_factors[at]
+        scaled: Tensor = self._sums * factors * self._column_factors[at]
+        return scaled
 
     def _add(self, first: int, n: int, at: int) -> None:
         start, stop = self.blocks[at]
