@@ -28,8 +28,8 @@ PACKAGES = sorted(
 
 # Libraries that are slow to load; a verb that needs one imports it when it is called.
 HEAVY = {
-    "faiss", "h5py", "ir_measures", "jinja2", "onnxruntime", "openai", "pandas", "plotly",
-    "pyarrow", "pytrec_eval", "safetensors", "scipy", "sentence_transformers", "sklearn",
+    "faiss", "h5py", "ir_measures", "jinja2", "onnx", "onnxruntime", "openai", "pandas",
+    "plotly", "pyarrow", "pytrec_eval", "safetensors", "scipy", "sentence_transformers", "sklearn",
     "tokenizers", "torch", "transformers", "wordllama",
 }  # fmt: skip
 

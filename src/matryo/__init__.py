@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         Stage,
     )
     from matryo.encoders import encoder
-    from matryo.jobs import check, classify, demo, encode, measure, plan
+    from matryo.jobs import apply, check, classify, demo, diff, encode, measure, plan, train
     from matryo.readers import read_vectors, write_vectors
     from matryo.report import write_report
     from matryo.search import run
@@ -38,15 +38,18 @@ _HOMES = {
     "Side": "core",
     "Space": "core",
     "Stage": "core",
+    "apply": "jobs",
     "check": "jobs",
     "classify": "jobs",
     "demo": "jobs",
+    "diff": "jobs",
     "encode": "jobs",
     "encoder": "encoders",
     "measure": "jobs",
     "plan": "jobs",
     "read_vectors": "readers",
     "run": "search",
+    "train": "jobs",
     "truncate": "transforms",
     "write_report": "report",
     "write_vectors": "readers",
@@ -63,15 +66,18 @@ __all__ = [
     "Side",
     "Space",
     "Stage",
+    "apply",
     "check",
     "classify",
     "demo",
+    "diff",
     "encode",
     "encoder",
     "measure",
     "plan",
     "read_vectors",
     "run",
+    "train",
     "truncate",
     "write_report",
     "write_vectors",

@@ -10,7 +10,7 @@ import pytest
 
 from matryo.core import DimError, InputError, Transform, VectorError
 from matryo.testing import transform_checks
-from matryo.transforms import Chain, PreStep, Quantize, Rotation, Truncate
+from matryo.transforms import Chain, PreStep, Quantize, Reorder, Rotation, Truncate
 
 FACTORIES = {
     "truncate": lambda: Truncate(6),
@@ -22,6 +22,7 @@ FACTORIES = {
     "int8": lambda: Quantize("int8"),
     "binary": lambda: Quantize("binary"),
     "rotation": lambda: Rotation(),
+    "reorder": lambda: Reorder(),
     "chain": lambda: Chain([PreStep("layer_norm"), Rotation(), Truncate(8), Quantize("int8")]),
     "nested_chain": lambda: Chain([Chain([Rotation(), Truncate(8)]), Quantize("binary")]),
 }
@@ -38,6 +39,7 @@ MADE_SMALL = [  # scikit-learn tries one column and few rows
     Quantize("int8", min_rows=1),
     Quantize("binary"),
     Rotation(),
+    Reorder(),
     Chain([Rotation(), Truncate(1)]),
 ]
 

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matryo.core import DimError, NotFittedError, TooFewError, VectorError
+from matryo.core import (
+    DimError,
+    FormatError,
+    InputError,
+    NotFittedError,
+    TooFewError,
+    VectorError,
+)
 from matryo.testing.strategies import vectors
 from matryo.transforms import Rotation, load_transform, save_transform
 
@@ -77,10 +84,7 @@ def test_no_other_basis_keeps_more_in_a_prefix(rows, rng):
         assert (kept >= theirs * (1 - 1e-12)).all()
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_streamed_is_the_same_as_whole(rows, dtype):
-    rows = rows.astype(dtype)
-
+def test_streamed_is_the_same_as_whole(rows):
     streamed = Rotation()
     for part in np.array_split(rows, 7):
         streamed.partial_fit(part)
@@ -89,6 +93,36 @@ def test_streamed_is_the_same_as_whole(rows, dtype):
     np.testing.assert_allclose(streamed.rotation_, whole.rotation_, atol=1e-9)
     np.testing.assert_allclose(streamed.spectrum_, whole.spectrum_, rtol=1e-9)
     assert streamed.n_samples_seen_ == 500
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_narrow_numbers_give_the_rotation_of_wide_ones_within_float32(rows, dtype):
+    narrow = rows.astype(dtype)
+    streamed = Rotation()
+    for part in np.array_split(narrow, 7):
+        streamed.partial_fit(part)
+
+    wide = Rotation().fit(narrow.astype(np.float64))
+    for rotation in (streamed, Rotation().fit(narrow)):
+        matrix = rotation.rotation_
+        np.testing.assert_allclose(matrix.T @ matrix, np.eye(16), atol=1e-13)
+        np.testing.assert_allclose(
+            rotation.spectrum_, wide.spectrum_, atol=5e-7 * wide.spectrum_[0]
+        )
+        kept, best = (np.square(narrow @ m).cumsum(axis=1).sum(axis=0)
+                      for m in (matrix, wide.rotation_))  # fmt: skip
+        np.testing.assert_allclose(kept, best, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-18, 1.0, 1e17, 1e30])
+def test_float32_rows_of_any_size_have_squares(rows, size):
+    scaled = (rows * size).astype(np.float32)
+
+    rotation = Rotation().fit(scaled)
+
+    np.testing.assert_allclose(
+        rotation.spectrum_[:8] / size**2, Rotation().fit(rows).spectrum_[:8], rtol=1e-4
+    )
 
 
 def test_learning_goes_on_after_transforming(rows):
@@ -147,6 +181,106 @@ def test_a_memory_mapped_file_is_read_in_chunks(tmp_path, rng):
     np.testing.assert_allclose(
         rotation.spectrum_.sum(), np.square(rows).sum(axis=1).mean(), rtol=1e-5
     )
+
+
+class StoppedError(Exception):
+    """What stops a fit in these tests."""
+
+
+def _stop_after(n_rows):
+    """A progress that stops the fit once so many rows are done."""
+    done = [0]
+
+    def progress(more):
+        done[0] += more
+        if done[0] >= n_rows:
+            raise StoppedError
+
+    return progress
+
+
+@pytest.fixture
+def many(rng):
+    return rng.standard_normal((30_000, 8), dtype=np.float32) * 0.8 ** np.arange(
+        8, dtype=np.float32
+    )
+
+
+def test_a_fit_that_was_interrupted_goes_on_and_learns_the_same_to_the_last_bit(many, tmp_path):
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(StoppedError):
+        Rotation().fit_stream(many, checkpoint=file, every=5000, progress=_stop_after(20_000))
+    assert file.exists()
+    done = []
+
+    rotation = Rotation().fit_stream(many, checkpoint=file, every=5000, progress=done.append)
+
+    assert done[0] == 16_384
+    assert sum(done) == 30_000
+    assert rotation.digest == Rotation().fit(many).digest
+    assert not file.exists()
+
+
+def test_a_checkpoint_of_other_rows_is_refused(many, tmp_path):
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(StoppedError):
+        Rotation().fit_stream(many, checkpoint=file, every=5000, progress=_stop_after(20_000))
+
+    for other in (many[:-1], many + 1, many.astype(np.float64)):
+        with pytest.raises(InputError, match=r"got that of a fit on others\n  remove it"):
+            Rotation().fit_stream(other, checkpoint=file)
+    assert file.exists()
+
+
+def test_every_changed_byte_of_a_checkpoint_is_refused(many, tmp_path):
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(StoppedError):
+        Rotation().fit_stream(many, checkpoint=file, every=5000, progress=_stop_after(20_000))
+    whole = file.read_bytes()
+
+    for place in range(8, len(whole), 7):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises((FormatError, InputError)):
+            Rotation().fit_stream(many, checkpoint=file)
+
+
+def test_rows_that_are_not_finite_are_named_in_a_stream(many):
+    many[29_000, 2] = np.inf
+
+    with pytest.raises(VectorError, match="1 row has NaN or infinity: 29000"):
+        Rotation().fit_stream(many)
+
+
+def test_a_rotation_learned_elsewhere_is_a_rotation(rows, rng, tmp_path):
+    fitted = Rotation().fit(rows)
+
+    made = Rotation.of(
+        fitted.rotation_.tolist(), spectrum=fitted.spectrum_, n_samples_seen=len(rows)
+    )
+
+    assert made.digest == fitted.digest
+    save_transform(made, tmp_path / "r.safetensors")
+    np.testing.assert_array_equal(
+        load_transform(tmp_path / "r.safetensors").transform(rows), fitted.transform(rows)
+    )
+    more = made.partial_fit(rows * 2)
+    assert more.n_samples_seen_ == 1000
+
+
+@pytest.mark.parametrize(
+    ("matrix", "spectrum", "n", "message"),
+    [
+        (np.eye(3) * (1 + 1e-5), np.ones(3), 5, "is 2e-05 away from the identity\n  make it"),
+        (np.full((3, 3), np.nan), np.ones(3), 5, "is nan away"),
+        (np.eye(3)[:2], np.ones(3), 5, r"a matrix \(dim, dim\), got shape \(2, 3\)"),
+        (np.eye(3), np.ones(2), 5, r"a spectrum of 3 .* got shape \(2,\)"),
+        (np.eye(3), [1, -1, 0], 5, "from 0 up, got shape .*, smallest -1"),
+        (np.eye(3), np.ones(3), 0, "n_samples_seen must be at least 1, got 0"),
+    ],
+)
+def test_what_is_no_rotation_is_refused(matrix, spectrum, n, message):
+    with pytest.raises(InputError, match=message):
+        Rotation.of(matrix, spectrum=spectrum, n_samples_seen=n)
 
 
 def test_one_row_is_too_few_at_once_or_streamed():

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import typer
 
 from matryo.cli import (
+    apply,
     check,
     classify,
     demo,
+    diff,
     encode,
     explain,
     formats,
@@ -18,6 +20,7 @@ from matryo.cli import (
     models,
     plan,
     report,
+    train,
 )
 from matryo.core import MatryoError
 
@@ -28,7 +31,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, measure, plan, explain, check, classify, encode, report, formats, models):
+for verb in (
+    demo,
+    measure,
+    plan,
+    explain,
+    check,
+    classify,
+    train,
+    diff,
+    apply,
+    encode,
+    report,
+    formats,
+    models,
+):
     app.command(verb.__name__.rpartition(".")[2])(verb.run)
 
 

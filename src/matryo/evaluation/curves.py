@@ -43,6 +43,8 @@ class Curves:
         comparisons: Rotation against plain cutting, at each size.
         score_maps: How scores move with the size.
         thresholds: A full-width threshold carried to each size, if one was asked for.
+        per_query: Values of each query at each level of plain cutting, as `dim`, `precision`,
+            `measure` and `values`; for scored pairs the score of each pair.
         how: Sentences that say how it was measured.
     """
 
@@ -50,6 +52,7 @@ class Curves:
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     score_maps: list[ScoreMap] = field(default_factory=list)
     thresholds: list[dict[str, Any]] = field(default_factory=list)
+    per_query: list[dict[str, Any]] = field(default_factory=list)
     how: list[str] = field(default_factory=list)
 
 
@@ -232,6 +235,11 @@ def measure_pairs(
         seed=grid.seed,
     )
     curves = Curves(how=how)
+    curves.per_query = [
+        _per_query(level, "spearman", numbers)
+        for (method, level), numbers in zip(rows, scores, strict=True)
+        if method == "cut"
+    ]
     for (method, level), value, interval, share in zip(rows, values, around, shares, strict=True):
         reference = (method, level) == rows[0]
         curves.records.append(
@@ -359,6 +367,8 @@ def _judge_all(
     curves = Curves()
     for (method, level), per_query in values.items():
         for measure, numbers in per_query.items():
+            if method == "cut":
+                curves.per_query.append(_per_query(level, measure, numbers))
             same = [m for m in values if m[0] == method and m != reference and measure in values[m]]
             curves.records.append(
                 judge(
@@ -398,6 +408,16 @@ def _judge_all(
                 )
     curves.comparisons.sort(key=lambda row: (row["measure"], row["a"], row["dim"]))
     return curves
+
+
+def _per_query(level: Level, measure: str, values: NDArray[np.floating]) -> dict[str, Any]:
+    precision = level.precision.value
+    return {
+        "dim": level.dim,
+        "precision": precision,
+        "measure": measure,
+        "values": values.tolist(),
+    }
 
 
 def _score_table(

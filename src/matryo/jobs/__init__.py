@@ -4,23 +4,29 @@ Hides how a path is recognized as vectors, texts or a benchmark, how texts becom
 how a measurement or a plan is put into one document with its verdict.
 """
 
+from matryo.jobs.applying import apply
 from matryo.jobs.classifying import Classified, classify
+from matryo.jobs.comparing import diff
 from matryo.jobs.demo import demo, demo_data, without_text
 from matryo.jobs.encoding import encode
 from matryo.jobs.measuring import measure
 from matryo.jobs.planning import Planned, check, plan
 from matryo.jobs.sources import open_source
+from matryo.jobs.training import train
 
 __all__ = [
     "Classified",
     "Planned",
+    "apply",
     "check",
     "classify",
     "demo",
     "demo_data",
+    "diff",
     "encode",
     "measure",
     "open_source",
     "plan",
+    "train",
     "without_text",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import (
+    DIGEST_LENGTH,
     DimError,
     Encoder,
     InputError,
@@ -22,6 +24,7 @@ from matryo.core import (
     Precision,
     Side,
     Space,
+    canonical,
 )
 from matryo.encoders import EncodingCache, find_preset
 from matryo.evaluation import (
@@ -153,10 +156,10 @@ def measure(
 
     if isinstance(source, PairsData):
         task = "pairs"
-        grid, curves, counts = _measure_pairs(job, source, grid_for, rules)
+        grid, curves, counts, asked = _measure_pairs(job, source, grid_for, rules)
     elif isinstance(source, (LabelledData, LabelledVectors)):
         task = "labelled"
-        grid, curves, counts = _measure_labels(job, source, grid_for, rules)
+        grid, curves, counts, asked = _measure_labels(job, source, grid_for, rules)
     else:
         search = open_search(job, source, queries, qrels, query_array=query_array)
         task = "retrieval" if search.judged else "fidelity"
@@ -178,6 +181,10 @@ def measure(
             progress=lambda done: job.progress("measuring", done, rows),
         )
         counts = {"documents": rows, "queries": len(search.queries)}
+        asked = {
+            "queries": None if search.query_ids is None else list(search.query_ids),
+            "judgments": _digest_judgments(search.judged) if search.judged else None,
+        }
         curves.how.append(search.how)
     if threshold is not None and not curves.thresholds:
         raise InputError(f"a threshold can be carried for search data only, got {task} data")
@@ -211,6 +218,10 @@ def measure(
         "settings": settings,
         **summarize(curves, about, settings, drawn=rules.drawn),
         "results": [record.to_dict() for record in curves.records],
+        "per_query": {
+            **asked,
+            "rows": [{**row, "values": _as_text(row["values"])} for row in curves.per_query],
+        },
         "comparisons": curves.comparisons,
         "score_shift": [fitted.to_dict() for fitted in curves.score_maps],
         "threshold": {"full": threshold, "rows": curves.thresholds} if curves.thresholds else None,
@@ -221,7 +232,7 @@ def measure(
 
 
 _GridFor = Callable[[int], Grid]
-_Measured = tuple[Grid, Curves, dict[str, int]]
+_Measured = tuple[Grid, Curves, dict[str, int], dict[str, Any]]
 
 
 def _measure_pairs(job: Opening, source: PairsData, grid_for: _GridFor, rules: Rules) -> _Measured:
@@ -230,7 +241,9 @@ def _measure_pairs(job: Opening, source: PairsData, grid_for: _GridFor, rules: R
     second = job.encode(source.second, Side.DOCUMENT)
     grid = grid_for(first.shape[1])
     curves = measure_pairs(first, second, source.scores, grid, rules)
-    return grid, curves, {"documents": len(second), "queries": len(first)}
+    truth = _as_text(source.scores.tolist())
+    asked = {"queries": None, "judgments": _digest(truth), "truth": truth}
+    return grid, curves, {"documents": len(second), "queries": len(first)}, asked
 
 
 def _measure_labels(
@@ -252,7 +265,26 @@ def _measure_labels(
         truth=list(source.test_labels),
         progress=lambda done: job.progress("measuring", done, len(train)),
     )
-    return grid, curves, {"documents": len(train), "queries": len(test)}
+    ids = list(source.test.ids) if isinstance(source, LabelledData) else None
+    asked = {"queries": ids, "judgments": _digest([str(label) for label in source.test_labels])}
+    return grid, curves, {"documents": len(train), "queries": len(test)}, asked
+
+
+def _as_text(values: Iterable[float]) -> str:
+    """Numbers with a space between: a thousand take one line of the document."""
+    return " ".join(f"{value:.7g}" for value in values)
+
+
+def _digest_judgments(
+    judged: tuple[Sequence[str], Sequence[str], Mapping[str, Mapping[str, int]]],
+) -> str:
+    """Digest of the judgments of these queries, in whatever order they were read."""
+    queries, _, qrels = judged
+    return _digest([[query, sorted(qrels[query].items())] for query in sorted(queries)])
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(canonical(values)).hexdigest()[:DIGEST_LENGTH]
 
 
 def _check_options(precisions: Sequence[Precision], **counts: object) -> None:

@@ -15,7 +15,9 @@ from matryo.readers.benchmarks import (
     read_qrels,
 )
 from matryo.readers.formats import FORMATS, FileFormat
+from matryo.readers.pairs import TrainingData, read_training_data
 from matryo.readers.rows import Rows
+from matryo.readers.streams import VectorStream, stream_vectors
 from matryo.readers.texts import Texts, read_texts
 from matryo.readers.vectors import Vectors, read_vectors, write_vectors
 
@@ -29,10 +31,14 @@ __all__ = [
     "RetrievalData",
     "Rows",
     "Texts",
+    "TrainingData",
+    "VectorStream",
     "Vectors",
     "open_dataset",
     "read_qrels",
     "read_texts",
+    "read_training_data",
     "read_vectors",
+    "stream_vectors",
     "write_vectors",
 ]

@@ -22,10 +22,10 @@ from matryo.readers.paths import require_file
 from matryo.readers.rows import Ids, Rows, as_float32, chunks
 
 _VECTOR_NAMES = ("vector", "embedding", "vectors", "embeddings")
-_ID_NAMES = ("id", "_id", "ids")
+ID_NAMES = ("id", "_id", "ids")
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """A file opened for reading some of its columns, a batch at a time."""
 
     schema: Any
@@ -46,12 +46,12 @@ def read_table(
     path: Path, vector_column: str | None, id_column: str | None
 ) -> tuple[NDArray[np.float32], Any]:
     """One column of lists as `(n, dim)`, loaded whole, and the ids, None where there are none."""
-    with _open(path) as table:
-        column = _vector_column(path, table.schema, vector_column)
+    with open_table(path) as table:
+        column = column_of_vectors(path, table.schema, vector_column)
         if id_column is not None:
-            _require_column(path, table.schema, id_column)
+            require_column(path, table.schema, id_column)
         else:
-            id_column = next((name for name in _ID_NAMES if name in table.schema.names), None)
+            id_column = next((name for name in ID_NAMES if name in table.schema.names), None)
         wanted = [column] if id_column is None else [column, id_column]
         vectors: NDArray[np.float32] | None = None
         ids: list[Any] = []
@@ -60,7 +60,7 @@ def read_table(
             if not len(lists):
                 continue
             dim = None if vectors is None else vectors.shape[1]
-            part = _matrix(lists, dim, row, f"{path}, column {column!r}")
+            part = matrix_of(lists, dim, row, f"{path}, column {column!r}")
             if vectors is None:
                 vectors = np.empty((table.row_count, part.shape[1]), dtype=np.float32)
             vectors[row : row + len(part)] = as_float32(part, path)
@@ -78,9 +78,9 @@ def read_table_records(
     path: Path, required: Sequence[str], optional: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row is, and its values of the columns asked for."""
-    with _open(path) as table:
+    with open_table(path) as table:
         for name in required:
-            _require_column(path, table.schema, name)
+            require_column(path, table.schema, name)
         names = [*required, *(name for name in optional if name in table.schema.names)]
         row = 0
         for columns in table.read(names):
@@ -118,7 +118,8 @@ def write_parquet(path: Path, rows: Rows, ids: Ids) -> None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[_Table]:
+def open_table(path: Path) -> Iterator[Table]:
+    """A Parquet, Arrow or Feather file: its schema, its length and its batches."""
     is_parquet = path.suffix.lower() == ".parquet"
     require_file(path, magic=b"PAR1" if is_parquet else b"")
     _require_pyarrow("reading Parquet" if is_parquet else "reading Arrow files")
@@ -139,11 +140,11 @@ def _open(path: Path) -> Iterator[_Table]:
 
 
 @contextmanager
-def _open_parquet(path: Path) -> Iterator[_Table]:
+def _open_parquet(path: Path) -> Iterator[Table]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        yield _Table(
+        yield Table(
             file.schema_arrow,
             file.metadata.num_rows,
             lambda columns: file.iter_batches(batch_size=16_384, columns=columns),
@@ -151,22 +152,23 @@ def _open_parquet(path: Path) -> Iterator[_Table]:
 
 
 @contextmanager
-def _open_ipc(path: Path) -> Iterator[_Table]:
+def _open_ipc(path: Path) -> Iterator[Table]:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)
         table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
-        yield _Table(
+        yield Table(
             table.schema, table.num_rows, lambda columns: table.select(columns).to_batches()
         )
 
 
-def _vector_column(path: Path, schema: Any, name: str | None) -> str:
+def column_of_vectors(path: Path, schema: Any, name: str | None) -> str:
+    """The column that was named, or the only one that holds lists of floats."""
     fits = [field.name for field in schema if _is_float_list(field.type)]
     if name is not None:
-        _require_column(path, schema, name)
+        require_column(path, schema, name)
         if name not in fits:
             raise VectorError(
                 f"{path}: expected lists of float16, float32 or float64 in column {name!r}, "
@@ -186,7 +188,8 @@ def _vector_column(path: Path, schema: Any, name: str | None) -> str:
     )
 
 
-def _require_column(path: Path, schema: Any, name: str) -> None:
+def require_column(path: Path, schema: Any, name: str) -> None:
+    """Refuse a column that is not there; the error lists those that are."""
     if name not in schema.names:
         raise UnknownNameError.among(f"column of {path}", name, schema.names)
 
@@ -198,7 +201,8 @@ def _is_float_list(kind: Any) -> bool:
     return bool(is_list and types.is_floating(kind.value_type))
 
 
-def _matrix(lists: Any, dim: int | None, first_row: int, where: str) -> NDArray[Any]:
+def matrix_of(lists: Any, dim: int | None, first_row: int, where: str) -> NDArray[Any]:
+    """Lists of floats as `(rows, dim)`; a null, or a list of another length, is refused by row."""
     import pyarrow.compute as pc
 
     if lists.null_count:

@@ -5,8 +5,10 @@ an eigenproblem is streamed, and how scikit-learn is satisfied without importing
 an array and return one; the classes beside them hold settings and what was learned.
 """
 
+from matryo.transforms.adaptor import Adaptor
 from matryo.transforms.chain import Chain
 from matryo.transforms.quantize import Quantize, decode, encode, fit_scales
+from matryo.transforms.reorder import Reorder
 from matryo.transforms.rotate import Rotation
 from matryo.transforms.save import TRANSFORMS, load_transform, save_transform
 from matryo.transforms.truncate import (
@@ -22,9 +24,11 @@ from matryo.transforms.truncate import (
 __all__ = [
     "PRE_STEPS",
     "TRANSFORMS",
+    "Adaptor",
     "Chain",
     "PreStep",
     "Quantize",
+    "Reorder",
     "Rotation",
     "Truncate",
     "decode",

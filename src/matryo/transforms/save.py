@@ -34,9 +34,11 @@ TRANSFORMS = Registry(
     "transform",
     "matryo.transforms",
     {
+        "Adaptor": Entry("matryo.transforms.adaptor:Adaptor", "Learned map of any kind.", {}),
         "Chain": Entry("matryo.transforms.chain:Chain", "Transforms in order.", {}),
         "PreStep": Entry("matryo.transforms.truncate:PreStep", "Step before the cut.", {}),
         "Quantize": Entry("matryo.transforms.quantize:Quantize", "Codes of a number format.", {}),
+        "Reorder": Entry("matryo.transforms.reorder:Reorder", "Another order of numbers.", {}),
         "Rotation": Entry("matryo.transforms.rotate:Rotation", "Orthogonal map.", {}),
         "Truncate": Entry("matryo.transforms.truncate:Truncate", "Keep a prefix.", {}),
     },

@@ -1,0 +1,211 @@
+"""`matryo train`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from matryo.cli.options import Seed
+from matryo.cli.terminal import print_json, write_json
+
+
+def run(
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Examples as .jsonl, .csv, .tsv or .parquet: anchor and positive, and negative; "
+            "sentence1, sentence2 and score; or text and label."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the model.")],
+    model: Annotated[
+        str, typer.Option(help="minilm, a sentence-transformers folder, or a name on the hub.")
+    ] = "minilm",
+    dims: Annotated[
+        str, typer.Option(help="Sizes, as 64,128,384, or every:64 up to the full width.")
+    ] = "every:64",
+    weights: Annotated[str | None, typer.Option(help="What each size weighs, as 1,1,2.")] = None,
+    n_dims_per_step: Annotated[
+        int | None, typer.Option(min=1, help="Sizes drawn in each step; default all.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the examples.")] = 1.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Updates of the weights, instead of epochs.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples in a step, of all processes.")] = 32,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", "--lr", help="After the warmup; it falls to 0.")
+    ] = 2e-5,
+    warmup: Annotated[float, typer.Option(help="Share of steps in which the rate rises.")] = 0.1,
+    scale: Annotated[float, typer.Option(help="What cosines are multiplied by.")] = 20.0,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of a text; default what the model says.")
+    ] = None,
+    cached: Annotated[
+        int | None,
+        typer.Option(min=1, help="Texts encoded at a time, for batches beyond the memory."),
+    ] = None,
+    seed: Seed = 0,
+    dev: Annotated[
+        Path | None, typer.Option(help="Examples to measure on; default some are held out.")
+    ] = None,
+    dev_share: Annotated[
+        float, typer.Option(help="Share to hold out, at least 64; 0 measures nothing.")
+    ] = 0.1,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="Where it runs, as torch names it.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Write all that was found; default OUT.results.json.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train a model so that every size of its vectors is an embedding."""
+    from matryo.core import InputError
+    from matryo.jobs.training import train
+
+    results = results or out.with_name(f"{out.name}.results.json")
+    if not results.parent.is_dir():
+        raise InputError(f"cannot write {results}: the folder {results.parent} does not exist")
+    silent = os.environ.get("RANK", "0") != "0"  # torchrun numbers its processes
+    if silent or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading and saving too
+    with _warnings_as_lines(silent=silent), _bars(quiet=as_json or silent) as (progress, on_step):
+        document = train(
+            data,
+            out,
+            model=model,
+            dims=dims,
+            weights=_numbers(weights),
+            n_dims_per_step=n_dims_per_step,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            scale=scale,
+            max_length=max_length,
+            cached=cached,
+            seed=seed,
+            dev=dev,
+            dev_share=dev_share,
+            save_every=save_every,
+            resume=resume,
+            device=device,
+            progress=progress,
+            on_step=on_step,
+        )
+    if silent:
+        return
+    write_json(results, document)
+    if as_json:
+        print_json(document)
+    else:
+        _print(document, results)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected numbers with commas, got {text!r}", param_hint="--weights"
+        ) from None
+
+
+@contextmanager
+def _warnings_as_lines(*, silent: bool) -> Iterator[None]:
+    """What training warns of, as a line each on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+
+        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            if category is UserWarning and not silent:
+                typer.echo(f"warning: {message}", err=True)
+
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _bars(*, quiet: bool) -> Iterator[tuple[Any, Any]]:
+    """Bars of encoding, and one of training that shows the loss of each size, on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None, None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def task(stage: str, total: int) -> Any:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, losses="")
+            return tasks[stage]
+
+        def progress(stage: str, done: int, total: int) -> None:
+            bars.advance(task(stage, total), done)
+
+        def on_step(step: int, total: int, losses: Mapping[int, float]) -> None:
+            shown = "  ".join(f"{dim}: {loss:.3f}" for dim, loss in losses.items())
+            bars.update(task("training, loss by dim", total), completed=step, losses=shown)
+
+        yield progress, on_step
+
+
+def _print(document: Mapping[str, Any], results: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    data, last = document["data"], document["history"][-1]
+    losses = ", ".join(f"{dim}: {loss:.4f}" for dim, loss in last["per_size"].items())
+    console.print(
+        f"Trained on {data['training']:,} {data['kind']} examples in "
+        f"{document['settings']['steps']:,} steps; loss at the end {losses}",
+        highlight=False,
+    )
+    for measure in dict.fromkeys(row["measure"] for row in document["quality"]):
+        rows = [row for row in document["quality"] if row["measure"] == measure]
+        table = Table(
+            title=f"{measure} on {rows[0]['n']:,} held-out examples", title_justify="left",
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        )  # fmt: skip
+        for name in ("dim", "before", "after", "difference", "interval"):
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(
+                str(row["dim"]),
+                f"{row['before']:.4f}",
+                f"{row['after']:.4f}",
+                f"{row['difference']:+.4f}",
+                f"{row['low']:+.4f} to {row['high']:+.4f}",
+            )
+        console.print(table)
+    typer.echo(f"Wrote {document['out']} and {results}")
