@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         Stage,
     )
     from matryo.encoders import encoder
-    from matryo.jobs import apply, check, classify, demo, diff, encode, measure, plan, train
+    from matryo.jobs import adapt, apply, check, classify, demo, diff, encode, measure, plan, train
     from matryo.readers import read_vectors, write_vectors
     from matryo.report import write_report
     from matryo.search import run
@@ -38,6 +38,7 @@ _HOMES = {
     "Side": "core",
     "Space": "core",
     "Stage": "core",
+    "adapt": "jobs",
     "apply": "jobs",
     "check": "jobs",
     "classify": "jobs",
@@ -66,6 +67,7 @@ __all__ = [
     "Side",
     "Space",
     "Stage",
+    "adapt",
     "apply",
     "check",
     "classify",

@@ -22,6 +22,7 @@ VERBS = (
     "classify",
     "train",
     "diff",
+    "adapt",
     "apply",
     "encode",
     "report",

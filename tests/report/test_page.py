@@ -158,7 +158,10 @@ def test_two_reports_of_one_document_are_equal(results, written):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(kind="map"), r"\$\.kind: expected 'measure' or 'plan', got 'map'"),
+        (
+            lambda d: d.update(kind="map"),
+            r"\$\.kind: expected 'measure' or 'plan' or 'adapt' or 'train', got 'map'",
+        ),
         (lambda d: d.update(format=2), r"\$\.format: expected 1, got 2"),
         (lambda d: d["data"].pop("origin"), r"\$\.data\.origin: expected a value, got None"),
         (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,10 @@ from matryo.adaptation.lesson import Lesson
 from matryo.adaptation.methods import METHODS, Both, methods_for
 from matryo.adaptation.saved import NestedMap
 from matryo.adaptation.trials import Trial
-from matryo.core import InputError, Nesting, Space, TooFewError
+from matryo.core import InputError, MatryoError, Nesting, Space, TooFewError, VectorError
 from matryo.transforms import Reorder
 
-_FEWEST = 20  # items on each side, below which no difference could be shown
+FEWEST_ITEMS = 40  # half of them judge, and fewer could not show a difference
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,28 @@ class Choice:
 
     Attributes:
         chosen: Name of the method, `"cut"` where plain cutting was best.
+        best: Name of the method that was best among the maps, whether chosen or not.
         recommended: Whether the chosen map is shown to be better than plain cutting on average
             over the sizes, and worse at none of them.
-        map: The chosen map; None for `"cut"`.
+        map: The best map.
         rows: One dictionary for each method and size: `method`, `dim`, `value`, and, for the
-            chosen one, `difference`, `low` and `high` against plain cutting.
+            best one, `difference`, `low` and `high` against plain cutting.
         overall: `value`, `difference`, `low` and `high` of the mean over the sizes, by method.
-        elsewhere: As `rows`, for the chosen map on every further trial, with its `trial`.
+        elsewhere: As `rows`, for the best map on every further trial, with its `trial`.
+        seconds: What fitting took, by method.
+        failed: Why a method was left out, by its name.
         headline: One sentence.
     """
 
     chosen: str
+    best: str
     recommended: bool
-    map: NestedMap | None
+    map: NestedMap
     rows: list[dict[str, Any]]
     overall: dict[str, dict[str, float]]
     elsewhere: list[dict[str, Any]]
+    seconds: dict[str, float]
+    failed: dict[str, str]
     headline: str
 
 
@@ -70,9 +77,10 @@ def choose_map(
         trial: Held-out items that choose and judge.
         dims: Sizes in ascending order, below the full width.
         space: Where the vectors come from.
-        methods: `"auto"`, or names with commas between them.
+        methods: `"auto"`, or names with commas between them. A method that cannot be fitted on
+            these vectors is left out under `"auto"`, and an error where it was named.
         weights: What each size weighs in the mean; 1 by default.
-        elsewhere: Further trials by name, of other tasks or other data, for the chosen map alone.
+        elsewhere: Further trials by name, of other tasks or other data, for the best map alone.
         confidence: With which all intervals of one table hold together.
         seed: Of the deal, of random dims, and of learned maps.
         progress: Called with the name of a method before it is fitted.
@@ -87,59 +95,73 @@ def choose_map(
     nesting = Nesting.parse(dims, full_dim=full_dim)
     sizes = [dim for dim in nesting if dim < full_dim]
     shares = _shares(weights, sizes)
-    if trial.n_items < 2 * _FEWEST:
+    if trial.n_items < FEWEST_ITEMS:
         raise TooFewError(
-            f"a map is chosen and judged on at least {2 * _FEWEST} held-out items, got "
+            f"a map is chosen and judged on at least {FEWEST_ITEMS} held-out items, got "
             f"{trial.n_items}",
-            needed=2 * _FEWEST,
+            needed=FEWEST_ITEMS,
         )
+    names = methods_for(lesson, methods)
     rng = np.random.default_rng(seed)
     deal = rng.permutation(trial.n_items)
     choosing, judging = np.sort(deal[: len(deal) // 2]), np.sort(deal[len(deal) // 2 :])
     shuffled = Reorder.of(rng.permutation(full_dim))
-    maps: dict[str, Both | None] = {"cut": None, "random": (shuffled, shuffled)}
+    every = [*sizes, full_dim]
+    figures = {"cut": trial.figures(None, every)}
+    fitted: dict[str, Both] = {}
     seconds: dict[str, float] = {}
-    for name in methods_for(lesson, methods):
+    failed: dict[str, str] = {}
+    with suppress(VectorError):  # where zeros come first by chance, there is nothing to compare
+        figures["random"] = trial.figures((shuffled, shuffled), every)
+    for name in names:
         if progress:
             progress(name)
         started = time.perf_counter()
-        maps[name] = METHODS[name].fit(lesson, (*sizes, full_dim), seed)
-        seconds[name] = time.perf_counter() - started
-    every = [*sizes, full_dim]
-    figures = {name: trial.figures(both, every) for name, both in maps.items()}
+        try:
+            both = METHODS[name].fit(lesson, tuple(every), seed)
+            seconds[name] = time.perf_counter() - started
+            figures[name] = trial.figures(both, every)
+        except MatryoError as error:
+            if methods != "auto":
+                raise
+            failed[name] = str(error).splitlines()[0]
+        else:
+            fitted[name] = both
     scores = {
-        name: float(trial.means(made, choosing)[:-1] @ shares)
-        for name, made in figures.items()
-        if name != "random"
+        name: float(trial.means(figures[name], choosing)[:-1] @ shares) for name in ("cut", *fitted)
     }
-    chosen = max(scores, key=lambda name: scores[name])
-    rows = _rows(trial, figures, every, judging, chosen, confidence=confidence)
-    overall = _overall(trial, figures, shares, judging, chosen, confidence=confidence)
+    if not fitted:
+        raise InputError(f"no map could be fitted: {'; '.join(failed.values())}", failed=failed)
+    best = max(fitted, key=lambda name: scores[name])
+    chosen = best if scores[best] > scores["cut"] else "cut"
+    rows = _rows(trial, figures, every, judging, best, confidence=confidence)
+    overall = _overall(trial, figures, shares, judging, best, confidence=confidence)
     further = []
     for name, other in (elsewhere or {}).items():
         there = {
-            which: other.figures(maps[which], every) for which in dict.fromkeys(("cut", chosen))
+            "cut": other.figures(None, every),
+            best: other.figures(fitted[best], every),
         }
-        table = _rows(other, there, every, np.arange(other.n_items), chosen, confidence=confidence)
+        table = _rows(other, there, every, np.arange(other.n_items), best, confidence=confidence)
         further += [{"trial": name, "measure": other.measure, **row} for row in table]
     worse = [row["dim"] for row in rows if row["dim"] < full_dim and row.get("high", 1.0) < 0]
-    recommended = chosen != "cut" and overall[chosen]["low"] > 0 and not worse
-    both, made = maps[chosen], None
-    if both is not None:
-        notes = {
-            "method": chosen,
-            "what": METHODS[chosen].what,
-            "lossless_at_full_width": METHODS[chosen].lossless,
-            "seconds": round(seconds[chosen], 3),
-            "seed": seed,
-            "documents": len(lesson.documents),
-            "measure": trial.measure,
-            "recommended": recommended,
-            "overall": overall[chosen],
-        }
-        made = NestedMap(*both, space, tuple(every), notes)
-    headline = _headline(chosen, overall, trial.measure, worse, recommended=recommended)
-    return Choice(chosen, recommended, made, rows, overall, further, headline)
+    recommended = chosen != "cut" and overall[best]["low"] > 0 and not worse
+    notes = {
+        "method": best,
+        "what": METHODS[best].what,
+        "lossless_at_full_width": METHODS[best].lossless,
+        "seconds": round(seconds[best], 3),
+        "seed": seed,
+        "documents": len(lesson.documents),
+        "measure": trial.measure,
+        "recommended": recommended,
+        "overall": overall[best],
+    }
+    made = NestedMap(*fitted[best], space, tuple(every), notes)
+    headline = _headline(chosen, best, overall[best], trial.measure, worse, recommended=recommended)
+    return Choice(
+        chosen, best, recommended, made, rows, overall, further, seconds, failed, headline
+    )
 
 
 def _shares(weights: Sequence[float] | None, sizes: Sequence[int]) -> NDArray[np.float64]:
@@ -162,18 +184,18 @@ def _rows(
     figures: Mapping[str, NDArray[np.floating]],
     dims: Sequence[int],
     items: NDArray[np.integer],
-    chosen: str,
+    best: str,
     *,
     confidence: float,
 ) -> list[dict[str, Any]]:
-    """The value of every method at every size, and what the chosen one gains or loses."""
+    """The value of every method at every size, and what the best map gains or loses."""
     rows: list[dict[str, Any]] = []
     each = 1 - (1 - confidence) / len(dims)  # Bonferroni: all sizes hold together
     for name, made in figures.items():
         values = trial.means(made, items)
         for at, (dim, value) in enumerate(zip(dims, values, strict=True)):
             row: dict[str, Any] = {"method": name, "dim": dim, "value": float(value)}
-            if name == chosen != "cut":
+            if name == best:
                 cut = figures["cut"]
                 low, high = trial.difference(
                     made[:, [at]], cut[:, [at]], np.ones(1), items, confidence=each
@@ -189,41 +211,40 @@ def _overall(
     figures: Mapping[str, NDArray[np.floating]],
     shares: NDArray[np.float64],
     items: NDArray[np.integer],
-    chosen: str,
+    best: str,
     *,
     confidence: float,
 ) -> dict[str, dict[str, float]]:
-    """The mean over the sizes below the full width, and what the chosen method gains there."""
+    """The mean over the sizes below the full width, and what the best map gains there."""
     overall = {
         name: {"value": float(trial.means(made, items)[:-1] @ shares)}
         for name, made in figures.items()
     }
-    if chosen != "cut":
-        low, high = trial.difference(
-            figures[chosen][:, :-1], figures["cut"][:, :-1], shares, items, confidence=confidence
-        )
-        gap = overall[chosen]["value"] - overall["cut"]["value"]
-        overall[chosen] |= {"difference": gap, "low": low, "high": high}
+    low, high = trial.difference(
+        figures[best][:, :-1], figures["cut"][:, :-1], shares, items, confidence=confidence
+    )
+    gap = overall[best]["value"] - overall["cut"]["value"]
+    overall[best] |= {"difference": gap, "low": low, "high": high}
     return overall
 
 
 def _headline(
     chosen: str,
-    overall: Mapping[str, Mapping[str, float]],
+    best: str,
+    gain: Mapping[str, float],
     measure: str,
     worse: Sequence[int],
     *,
     recommended: bool,
 ) -> str:
-    if chosen == "cut":
-        return f"Leave the vectors alone: no map did better in {measure} than plain cutting."
-    gain = overall[chosen]
     told = (
-        f"{chosen} ({METHODS[chosen].what}): {gain['difference']:+.3f} in {measure} on average "
+        f"{best} ({METHODS[best].what}): {gain['difference']:+.3f} in {measure} on average "
         f"over the sizes ({gain['low']:+.3f} to {gain['high']:+.3f})"
     )
     if recommended:
         return told + "."
+    if chosen == "cut":
+        return f"Leave the vectors alone: plain cutting did best. The next was {told}."
     if worse:
         return f"Leave the vectors alone: {told}, but worse at {', '.join(map(str, worse))}."
     return f"Leave the vectors alone: {told} is not shown to be a gain."

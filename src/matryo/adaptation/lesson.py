@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import InputError, TooFewError, check_vectors
+from matryo.readers import Rows
 
 Pairs = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]
 
@@ -23,6 +24,7 @@ class Lesson:
         relevant: For each query the rows of the documents that answer it, at least one.
         pairs: `(p, full_dim)` and `(p, full_dim)` vectors, and `(p,)` graded similarities.
         labels: `(n,)` class number of each document.
+        stream: All rows that the documents are a sample of, for what can learn from a stream.
 
     Raises:
         VectorError: NaN, infinity or a row of zeros; `ids` names the rows.
@@ -35,6 +37,7 @@ class Lesson:
     relevant: Sequence[NDArray[np.integer]] | None = None
     pairs: Pairs | None = None
     labels: NDArray[np.integer] | None = None
+    stream: Rows | None = None
 
     def __post_init__(self) -> None:
         check_vectors(self.documents, what="documents")

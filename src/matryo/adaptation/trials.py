@@ -17,7 +17,6 @@ from scipy import stats
 from matryo.core import Transform
 from matryo.evaluation import (
     Interval,
-    difference_interval,
     neighbor_recall,
     relevance,
     trec_order,
@@ -68,9 +67,17 @@ class _Shares:
     def difference(
         self, a: Figures, b: Figures, weights: Weights, items: Items, *, confidence: float
     ) -> Interval:
-        """Betting interval of the paired differences."""
-        first, second = ((figures[items] @ weights).clip(0, 1) for figures in (a, b))
-        return difference_interval(first, second, confidence=confidence)
+        """Student's t interval of the paired differences.
+
+        Of the usual tests this one keeps its level best on differences of search measures (Urbano
+        and others 2019, "Statistical Significance Testing in Information Retrieval"). A bound for
+        any numbers from -1 to 1 would be three times as wide on 57 queries of Cranfield, and would
+        advise against maps that help.
+        """
+        gaps = (a[items] - b[items]) @ weights
+        value, error = float(gaps.mean()), float(stats.sem(gaps))
+        reach = float(stats.t.isf((1 - confidence) / 2, len(gaps) - 1)) * error
+        return Interval(value - reach, value + reach)
 
 
 @dataclass
@@ -183,7 +190,8 @@ class PairsTrial:
 
     def means(self, figures: Figures, items: Items) -> NDArray[np.float64]:
         """`(sizes,)` correlations over some items."""
-        return self._correlations(figures, items[None])[0]
+        (values,) = self._correlations(figures, items[None])
+        return np.asarray(values)
 
     def difference(
         self, a: Figures, b: Figures, weights: Weights, items: Items, *, confidence: float
@@ -216,6 +224,6 @@ def _unit_ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Ranks along the last axis, centred and of length 1: their products are correlations."""
     ranks = stats.rankdata(values, axis=-1)
     ranks -= ranks.mean(axis=-1, keepdims=True)
-    ranks /= np.linalg.norm(ranks, axis=-1, keepdims=True)
-    unit: NDArray[np.float64] = ranks
+    lengths = np.linalg.norm(ranks, axis=-1, keepdims=True)
+    unit: NDArray[np.float64] = ranks / np.where(lengths > 0, lengths, 1)  # all alike: 0 with all
     return unit

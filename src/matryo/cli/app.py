@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from matryo.cli import (
+    adapt,
     apply,
     check,
     classify,
@@ -40,6 +41,7 @@ for verb in (
     classify,
     train,
     diff,
+    adapt,
     apply,
     encode,
     report,

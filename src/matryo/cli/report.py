@@ -12,9 +12,7 @@ from matryo.core import FormatError
 
 
 def run(
-    results: Annotated[
-        Path, typer.Argument(help="Results of `measure --out` or `plan --results`.")
-    ],
+    results: Annotated[Path, typer.Argument(help="Results of measure, plan, adapt or train.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")] = Path(
         "report.html"
     ),

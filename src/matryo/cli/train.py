@@ -67,6 +67,7 @@ def run(
     results: Annotated[
         Path | None, typer.Option(help="Write all that was found; default OUT.results.json.")
     ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report as one HTML file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train a model so that every size of its vectors is an embedding."""
@@ -76,6 +77,8 @@ def run(
     results = results or out.with_name(f"{out.name}.results.json")
     if not results.parent.is_dir():
         raise InputError(f"cannot write {results}: the folder {results.parent} does not exist")
+    if report is not None and not report.parent.is_dir():
+        raise InputError(f"cannot write {report}: the folder {report.parent} does not exist")
     silent = os.environ.get("RANK", "0") != "0"  # torchrun numbers its processes
     if silent or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading and saving too
@@ -107,6 +110,10 @@ def run(
     if silent:
         return
     write_json(results, document)
+    if report is not None:
+        from matryo.report import write_report
+
+        write_report(document, report)
     if as_json:
         print_json(document)
     else:

@@ -4,6 +4,7 @@ Hides how a path is recognized as vectors, texts or a benchmark, how texts becom
 how a measurement or a plan is put into one document with its verdict.
 """
 
+from matryo.jobs.adapting import Adapted, adapt
 from matryo.jobs.applying import apply
 from matryo.jobs.classifying import Classified, classify
 from matryo.jobs.comparing import diff
@@ -15,8 +16,10 @@ from matryo.jobs.sources import open_source
 from matryo.jobs.training import train
 
 __all__ = [
+    "Adapted",
     "Classified",
     "Planned",
+    "adapt",
     "apply",
     "check",
     "classify",

@@ -169,11 +169,13 @@ def train(
         "data": {
             "name": examples.name,
             "kind": examples.kind,
+            "origin": "real",
             "training": len(parts),
             "held_out": 0 if held is None else len(held),
         },
         "model": {"name": str(model), "full_dim": full_dim, "weights": digest},
         "settings": _settings(recipe, max_length=loaded.max_seq_length),
+        "verdict": {"headline": _headline(rows)},
         "history": history,
         "quality": rows,
         "out": str(out),
@@ -352,6 +354,24 @@ def _save(model: Any, out: Path, nesting: Nesting, rows: Sequence[Mapping[str, A
     except UnsupportedError:  # a model without a transformer has no place for its sizes
         with replacing_folder(out, overwrite=False) as temporary:
             model.save(str(temporary))
+
+
+def _headline(rows: Sequence[Mapping[str, Any]]) -> str:
+    """At which sizes the first measure is shown to have changed."""
+    if not rows:
+        return "Trained; nothing was held out, so nothing was measured."
+    measure = rows[0]["measure"]
+    first = [row for row in rows if row["measure"] == measure]
+    told = [
+        f"{word} at {', '.join(str(row['dim']) for row in shown)}"
+        for word, shown in (
+            ("better", [row for row in first if row["low"] > 0]),
+            ("worse", [row for row in first if row["high"] < 0]),
+        )
+        if shown
+    ]
+    outcome = " and ".join(told) or "no difference shown at any size"
+    return f"{measure}: {outcome}, on {first[0]['n']:,} held-out examples."
 
 
 def _settings(recipe: Recipe, *, max_length: float | None) -> dict[str, Any]:

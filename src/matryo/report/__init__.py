@@ -1,4 +1,4 @@
-"""Reads the document of a measurement or a plan and writes one HTML file that people can read.
+"""Reads the document of a measurement, plan or adaptation and writes one HTML file for people.
 
 Hides how the page is laid out, how its charts are described and themed, and how everything, the
 chart library too, is put into a single file that opens without a network. It reads figures and

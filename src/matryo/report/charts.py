@@ -127,6 +127,34 @@ def score_shift_chart(results: Mapping[str, Any]) -> Figure:
     return {"data": [*curves, unchanged], "layout": shown, "narrow": {}}
 
 
+def losses_chart(document: Mapping[str, Any]) -> Figure:
+    """The loss of every size along a training run: one line per size."""
+    history = document["history"]
+    dims = [dim for dim in map(str, document["settings"]["dims"]) if dim in history[-1]["per_size"]]
+    step = (_RAMP - 1) / max(len(dims) - 1, 1)
+    lines = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": dim,
+            "x": [row["step"] for row in history if dim in row["per_size"]],
+            "y": [row["per_size"][dim] for row in history if dim in row["per_size"]],
+            "line": {"color": f"var(--ramp-{1 + round(step * at)})", "width": 2.25},
+            "hovertemplate": (
+                f"<b>{dim} numbers</b><br>step %{{x}}<br>loss %{{y:.4f}}<extra></extra>"
+            ),
+        }
+        for at, dim in enumerate(dims)
+    ]
+    shown = layout(
+        x={"title": {"text": "step", "standoff": 8}},
+        y={"title": {"text": "loss", "standoff": 12}},
+    )
+    shown["annotations"] = [origin_note(document["data"]["origin"])]
+    shown["legend"]["title"] = {"text": "numbers"}
+    return {"data": lines, "layout": shown, "narrow": {}}
+
+
 def _line(precision: str, rows: Sequence[Row]) -> dict[str, Any]:
     color = _color(precision)
     return {

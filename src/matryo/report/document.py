@@ -40,7 +40,13 @@ def read_document(results: Mapping[str, Any]) -> dict[str, Any]:
             field="$.format",
         )
     document: dict[str, Any] = _read(results, SHAPES[str(kind)], "$")
-    {"measure": _check_measure, "plan": _check_plan}[str(kind)](document)
+    checks = {
+        "measure": _check_measure,
+        "plan": _check_plan,
+        "adapt": _check_adapt,
+        "train": _check_train,
+    }
+    checks[str(kind)](document)
     return document
 
 
@@ -85,6 +91,24 @@ def _check_plan(document: Mapping[str, Any]) -> None:
         if find_candidate(choice, document["candidates"]) is None:
             expected = "a funnel listed in $.candidates with the same bytes_read"
             raise _wrong(f"$.choices[{row}].funnel", expected, choice["funnel"])
+
+
+def _check_adapt(document: Mapping[str, Any]) -> None:
+    known = [method["name"] for method in document["methods"]]
+    dims = document["settings"]["dims"]
+    for part in ("results", "elsewhere"):
+        for row, values in enumerate(document[part] or ()):
+            for field, names in (("method", known), ("dim", dims)):
+                if values[field] not in names:
+                    expected = f"one of {', '.join(map(str, names))}"
+                    raise _wrong(f"$.{part}[{row}].{field}", expected, values[field])
+    if document["map"]["method"] not in known:
+        raise _wrong("$.map.method", f"one of {', '.join(known)}", document["map"]["method"])
+
+
+def _check_train(document: Mapping[str, Any]) -> None:
+    if not document["history"]:
+        raise _wrong("$.history", "at least one step", document["history"])
 
 
 def _read(value: Any, shape: Any, where: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from matryo.core import InputError, Space, write_atomically
 from matryo.report import wording
 from matryo.report.candidates import COSTS, candidates_chart, shares_shown
-from matryo.report.charts import quality_chart, score_shift_chart
+from matryo.report.charts import losses_chart, quality_chart, score_shift_chart
 from matryo.report.choices import full_width, named_choices, outcome, promise_in_words, tested
 from matryo.report.document import read_document
 from matryo.report.shapes import METHODS
@@ -26,8 +26,8 @@ def write_report(results: Mapping[str, Any], path: str | Path, *, overwrite: boo
     where the document has them.
 
     Args:
-        results: A document of a measurement or of a plan, as `docs/results-schema.md` describes
-            them.
+        results: A document of a measurement, a plan, an adaptation or a training run, as
+            `docs/results-schema.md` describes them.
         path: The file to write; its folder must exist.
         overwrite: Replace a file that is there already.
 
@@ -55,7 +55,13 @@ def _render(document: Mapping[str, Any]) -> str:
     )
     environment.filters.update({name: getattr(wording, name) for name in _FILTERS})
     kind, space = document["kind"], document["space"]
-    shown = {"measure": _measurement, "plan": _plan}[kind](document)
+    pages = {
+        "measure": _measurement,
+        "plan": _plan,
+        "adapt": _adaptation,
+        "train": _training,
+    }
+    shown = pages[kind](document)
     return environment.get_template(f"{kind}.html.jinja").render(
         document=document,
         data=document["data"],
@@ -122,4 +128,36 @@ def _plan(document: Mapping[str, Any]) -> dict[str, Any]:
         "charts": {"candidates": [candidates_chart(document, name) for name in costs]},
         "lowest": low,
         "below": sum(one["kept"] < low for one in candidates),
+    }
+
+
+def _adaptation(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page of an adaptation shows beside its document."""
+    values = {(row["method"], row["dim"]): row for row in document["results"]}
+    best, dims = document["map"]["method"], document["settings"]["dims"]
+    measure = document["measure"]
+    gains = [("", measure, row) for row in document["results"] if row["method"] == best]
+    gains += [
+        (row["trial"], row["measure"], row)
+        for row in document["elsewhere"] or ()
+        if row["method"] == best
+    ]
+    return {
+        "methods": sorted(document["methods"], key=lambda one: -one["value"]),
+        "rows": {
+            one["name"]: [values.get((one["name"], dim)) for dim in dims]
+            for one in document["methods"]
+        },
+        "gains": [row for row in gains if row[2]["difference"] is not None],
+        "charts": {},
+    }
+
+
+def _training(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page of a training run shows beside its document."""
+    quality = document["quality"]
+    measures = dict.fromkeys(row["measure"] for row in quality)
+    return {
+        "tables": {name: [row for row in quality if row["measure"] == name] for name in measures},
+        "charts": {"losses": [losses_chart(document)]},
     }

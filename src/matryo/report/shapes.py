@@ -205,4 +205,105 @@ PLAN: dict[str, Any] = {
     "seconds?": ("each", "number"),
 }
 
-SHAPES = {"measure": MEASURE, "plan": PLAN}
+_GAIN = {"difference?": "number", "low?": "number", "high?": "number"}
+_VALUE = {"method": "text", "dim": "size", "value": "number", **_GAIN}
+ADAPT: dict[str, Any] = {
+    "matryo?": "text",
+    "created?": "text",
+    "data": {
+        "name": "text",
+        "task": ("retrieval", "fidelity", "pairs", "labelled"),
+        "origin": _ORIGIN,
+        "documents?": "count",
+        "queries?": "count",
+        "left_out?": _LEFT_OUT,
+    },
+    "space?": {},
+    "fingerprint?": "text",
+    "trained_dims?": ["size"],
+    "settings": {
+        "dims": ["size"],
+        "weights?": ["number"],
+        "methods": "text",
+        "k?": "size",
+        "confidence": "number",
+        "metric": "text",
+        "seed?": "count",
+    },
+    "verdict": {"headline": "text", "recommended": "flag", "sentences?": ["text"]},
+    "measure": "text",
+    "split": {
+        "what": "text",
+        "taught": "count",
+        "chose": "count",
+        "judged": "count",
+        "documents": "count",
+        "searched": "count",
+        "digest": "text",
+    },
+    "methods": [
+        {
+            "name": "text",
+            "what": "text",
+            "lossless": "flag",
+            "chosen": "flag",
+            "best": "flag",
+            "seconds?": "number",
+            "value": "number",
+            **_GAIN,
+        }
+    ],
+    "results": [{**_VALUE, "trained?": "flag"}],
+    "elsewhere?": [{"trial": "text", "measure": "text", **_VALUE}],
+    "map": {"method": "text", "makes": "text"},
+    "how?": ["text"],
+    "seconds?": ("each", "number"),
+}
+
+TRAIN: dict[str, Any] = {
+    "matryo?": "text",
+    "created?": "text",
+    "data": {
+        "name": "text",
+        "kind": "text",
+        "origin": _ORIGIN,
+        "training": "count",
+        "held_out": "count",
+        "documents?": "count",
+        "queries?": "count",
+        "left_out?": _LEFT_OUT,
+    },
+    "space?": {},
+    "fingerprint?": "text",
+    "model": {"name": "text", "full_dim": "size"},
+    "settings": {
+        "dims": ["size"],
+        "steps": "size",
+        "batch_size": "size",
+        "learning_rate": "number",
+        "seed": "count",
+    },
+    "verdict": {"headline": "text", "sentences?": ["text"]},
+    "history": [
+        {
+            "step": "size",
+            "learning_rate": "number",
+            "loss": "number",
+            "per_size": ("each", "number"),
+        }
+    ],
+    "quality": [
+        {
+            **_POINT,
+            "measure": "text",
+            "before": "number",
+            "after": "number",
+            "difference": "number",
+            "low": "number",
+            "high": "number",
+            "n": "size",
+        }
+    ],
+    "seconds?": ("each", "number"),
+}
+SHAPES = {"measure": MEASURE, "plan": PLAN, "adapt": ADAPT, "train": TRAIN}
