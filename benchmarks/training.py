@@ -2,7 +2,7 @@
 
 python benchmarks/training.py [--quick] [--part PART ...] [--threads N] --json out.json
 
-Parts: `contrastive` (InfoNCE with halving sizes, with a size at every 64th number, and with one
+Parts: `contrastive` (InfoNCE with halving sizes, with dense ones, and with one
 size), `heads` (a tied softmax head for every size), `memory` (peak of one step in a process of its
 own) and `encoders` (MiniLM with fewer hidden units or layers, untrained as such: time to encode,
 and Spearman's correlation on STS-B where ../shared has it). Elsewhere it is forward and backward of
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matryo.training import extract, nested_info_nce, nested_softmax, reorder_ffn
+from matryo.training import dense_dims, extract, nested_info_nce, nested_softmax, reorder_ffn
 
 Row = dict[str, Any]
 Step = Callable[[], Tensor]
@@ -106,7 +106,7 @@ def contrastive_steps(
 ) -> dict[str, Step]:
     """One step of everything that is compared, or of one thing."""
     width = queries.shape[1]
-    dims, dense = halving(width), list(range(64, width + 1, 64))
+    dims, dense = halving(width), list(dense_dims(width))
 
     def naive() -> Tensor:
         return torch.stack([flat_info_nce(queries, candidates, dim) for dim in dims]).sum()
@@ -118,7 +118,7 @@ def contrastive_steps(
         "flat": lambda: flat_info_nce(queries, candidates),
         "naive loop": naive,
         "matryo, halving": ours(dims),
-        "matryo, every 64th": ours(dense),
+        "matryo, dense": ours(dense),
         "matryo, one size": ours([width]),
     }
     if only in (None, PEER):
@@ -235,7 +235,7 @@ def memory_rows(quick: bool) -> list[Row]:
     """Peak memory of one step, each in a process of its own; the largest of three."""
     n, width = (512, 384) if quick else (2048, 768)
     peaks: dict[str, int] = {}
-    for name in ("flat", "naive loop", PEER, "matryo, halving", "matryo, every 64th"):
+    for name in ("flat", "naive loop", PEER, "matryo, halving", "matryo, dense"):
         command = [sys.executable, __file__, "--peak", name, str(n), str(width)]
         told = [
             subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -250,7 +250,7 @@ class TestReport:
         [
             ("nonsense", "expected results as JSON, got"),
             ("[1]", "expected one JSON object, got list"),
-            ("{}", "expected 'measure' or 'plan', got None"),
+            ("{}", "expected 'measure' or 'plan' or 'adapt' or 'train', got None"),
         ],
     )
     def test_a_file_that_holds_no_results_is_refused(self, content, message, tmp_path, capsys):

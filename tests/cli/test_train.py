@@ -51,7 +51,7 @@ class TestWhatIsWritten:
         assert config["matryoshka_dimensions"] == [4, 8, 16]
         assert SentenceTransformer(str(tmp_path / "m"), truncate_dim=8).encode("w1").shape == (8,)
         assert results["data"] == {
-            "name": "pairs", "kind": "pairs", "training": 236, "held_out": 64,
+            "name": "pairs", "kind": "pairs", "origin": "real", "training": 236, "held_out": 64,
         }  # fmt: skip
         assert [row["step"] for row in results["history"]] == [1, 2, 3, 4, 5, 6]
         assert set(results["history"][0]["per_size"]) == {"4", "8", "16"}
@@ -74,10 +74,10 @@ class TestWhatIsWritten:
         # random weights tell shared words already; classes they must learn
         assert kind == "scored" or done["quality"][0]["low"] > 0
 
-    def test_every_64_ends_with_the_full_width(self, tiny, pairs, tmp_path):
-        done = train(pairs, tmp_path / "m", model=str(tiny), dims="every:6", steps=1, dev_share=0)
+    def test_without_a_list_sizes_are_dense_up_to_the_full_width(self, tiny, pairs, tmp_path):
+        done = train(pairs, tmp_path / "m", model=str(tiny), steps=1, dev_share=0)
 
-        assert done["settings"]["dims"] == [6, 12, 16]
+        assert done["settings"]["dims"] == [16]
         assert done["quality"] == []
 
     def test_a_static_model_is_trained_too(self, pairs, tmp_path):
@@ -118,7 +118,7 @@ class TestRefusals:
             (("--dims", "4,32"), "dim must be a whole number between 1 and 16"),
             (("--dims", "8,4"), "dims must ascend, got 4 after 8"),
             (("--dims", "8,8,16"), "dims must not repeat"),
-            (("--dims", "every:x"), "expected dims as 64,128 or as every:64"),
+            (("--dims", "dens"), "expected dims as whole numbers with commas"),
             (("--weights", "1,2"), "expected one weight for each of the 3 dims"),
             (("--batch-size", "1"), "a batch of pairs needs at least 2 to compare"),
             (("--batch-size", "300"), "needs as many examples to train on"),

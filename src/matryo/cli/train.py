@@ -29,8 +29,8 @@ def run(
         str, typer.Option(help="minilm, a sentence-transformers folder, or a name on the hub.")
     ] = "minilm",
     dims: Annotated[
-        str, typer.Option(help="Sizes, as 64,128,384, or every:64 up to the full width.")
-    ] = "every:64",
+        str, typer.Option(help="Sizes, as 64,128,384; or dense: 16, 32, every 64th and the whole.")
+    ] = "dense",
     weights: Annotated[str | None, typer.Option(help="What each size weighs, as 1,1,2.")] = None,
     n_dims_per_step: Annotated[
         int | None, typer.Option(min=1, help="Sizes drawn in each step; default all.")

@@ -45,7 +45,7 @@ def train(
     out: str | Path,
     *,
     model: str | Path = "minilm",
-    dims: str = "every:64",
+    dims: str = "dense",
     weights: Sequence[float] | None = None,
     n_dims_per_step: int | None = None,
     epochs: float = 1.0,
@@ -74,7 +74,7 @@ def train(
         out: A new folder, which sentence-transformers loads like any other. While training goes on,
             checkpoints are beside it, in `OUT.checkpoints`.
         model: `minilm`, a local folder, or a name on the hub.
-        dims: Sizes, as `64,128,384`, or `every:64` for every 64th and the full width.
+        dims: Sizes, as `64,128,384`; or `dense`: 16, 32, every 64th and the full width.
         weights: What each size weighs; 1 by default.
         n_dims_per_step: Sizes drawn in each step; by default all.
         epochs: Passes over the examples.
@@ -258,12 +258,11 @@ def _find_model(model: str | Path) -> str:
 
 
 def _parse_dims(dims: str, full_dim: int) -> Nesting:
-    every, _, step = dims.partition(":")
-    if every.strip() != "every":
-        return Nesting.parse(dims, full_dim=full_dim)
-    if not step.strip().isdigit() or not 1 <= int(step) <= full_dim:
-        raise InputError(f"expected dims as 64,128 or as every:64, up to {full_dim}, got {dims!r}")
-    return Nesting(tuple(sorted({*range(int(step), full_dim, int(step)), full_dim})))
+    from matryo.training import dense_dims
+
+    if dims.strip() == "dense":
+        return dense_dims(full_dim)
+    return Nesting.parse(dims, full_dim=full_dim)
 
 
 def _quality(

@@ -31,7 +31,7 @@ from matryo.training.ranks import check_ranks_agree, gather_with_grad, own_targe
 from matryo.training.result import NestedLoss
 from matryo.training.sampling import SizeSampler
 from matryo.training.saving import save_nested
-from matryo.training.sizes import Sizes
+from matryo.training.sizes import Sizes, dense_dims
 from matryo.training.slicing import at_ffn_width, extract, reorder_ffn, smaller_encoder
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "contrastive",
     "correlation",
     "cosent",
+    "dense_dims",
     "extract",
     "gather_with_grad",
     "nested",

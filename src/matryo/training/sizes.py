@@ -55,6 +55,17 @@ class Sizes:
 Dims = str | Iterable[int] | Nesting | Sizes
 
 
+def dense_dims(full_dim: int) -> Nesting:
+    """16, 32, every 64th size, and the full width: no list of sizes has to be chosen.
+
+    Examples:
+        >>> dense_dims(256).dims
+        (16, 32, 64, 128, 192, 256)
+    """
+    below = (16, 32, *range(64, full_dim, 64))
+    return Nesting((*(dim for dim in below if dim < full_dim), full_dim))
+
+
 def sizes_of(
     dims: Dims, weights: Sequence[float] | None = None, *, full_dim: int | None = None
 ) -> Sizes:
