@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.adaptation.lesson import Lesson
-from matryo.core import InputError, MissingExtraError, Transform, UnknownNameError
+from matryo.core import (
+    InputError,
+    MissingExtraError,
+    Transform,
+    UnknownNameError,
+    check_vectors,
+)
+from matryo.readers import Rows
+from matryo.search import Level, View, scan
 from matryo.transforms import Adaptor, Chain, Reorder, Rotation
 
 Both = tuple[Transform, Transform]  # map of queries, map of documents
@@ -41,13 +49,14 @@ class Method:
 
 
 def fit_rotation(lesson: Lesson, _dims: tuple[int, ...], _seed: int) -> Both:
-    """Principal components, not centred."""
-    return _same(Rotation().fit(lesson.documents))
+    """Principal components, not centred, of rows of length 1."""
+    rows = lesson.documents if lesson.stream is None else lesson.stream
+    return _same(Rotation().fit_stream(_UnitRows(rows)))
 
 
 def fit_reorder(lesson: Lesson, _dims: tuple[int, ...], _seed: int) -> Both:
     """The dims as they are, those of the largest mean square first."""
-    return _same(Reorder().fit(lesson.documents))
+    return _same(Reorder().fit(_unit(lesson.documents)))
 
 
 def fit_query_rotation(lesson: Lesson, _dims: tuple[int, ...], _seed: int) -> Both:
@@ -88,28 +97,33 @@ def _fit_learned(kind: str, part: str) -> Fit:
             for name in ("queries", "relevant", "pairs", "labels")
             if name in _PARTS[part]
         }
-        start = Rotation().fit(lesson.documents)
-        settings = _SETTINGS[part]
+        documents, settings = _unit(lesson.documents), _SETTINGS[part]
+        if part == "answers":
+            known["relevant"] = list(_nearest(_queries(lesson), documents))
+        below = [dim for dim in dims if dim < documents.shape[1]]
         made = learn_map(
-            _unit(lesson.documents),
+            documents,
             dims,
             kind=kind,  # type: ignore[arg-type]  # from the table below
-            start=start.rotation_ if settings.rotated else None,
+            start=Rotation().fit(documents).rotation_ if settings.rotated else None,
+            # what lies behind twice the largest size is too little to be worth its time
+            turned=min(2 * max(below), dims[-1]) if settings.rotated and below else None,
             steps=settings.steps,
             learning_rate=settings.rate if kind == "orthogonal" else settings.rate / 3,
             batch=settings.batch,
+            stay=settings.stay,
             seed=seed,
             **known,
         )
         if kind == "orthogonal":
-            return _same(_rotation(made.arrays["matrix"], lesson.documents))
+            return _same(_rotation(made.arrays["matrix"], documents))
         if kind == "linear":
             return _same(Adaptor.linear(made.arrays["matrix"]))
         arrays = made.arrays
         added = Adaptor.residual(
             arrays["w1"], arrays["b1"], arrays["w2"], np.zeros_like(arrays["b1"])
         )
-        return _same(Chain.of_fitted([_rotation(arrays["start"], lesson.documents), added]))
+        return _same(Chain.of_fitted([_rotation(arrays["start"], documents), added]))
 
     return fit
 
@@ -122,11 +136,13 @@ class _Settings:
     rate: float
     batch: int = 512
     rotated: bool = True
+    stay: float = 8.0  # few queries are learned by heart with less
 
 
 _PARTS = {
     "neighbors": (),
     "queries": ("queries",),
+    "answers": ("queries",),
     "relevance": ("queries", "relevant"),
     "labels": ("labels",),
     "grades": ("pairs",),
@@ -134,6 +150,7 @@ _PARTS = {
 _SETTINGS = {
     "neighbors": _Settings(150, 3e-3),
     "queries": _Settings(150, 3e-3),
+    "answers": _Settings(100, 3e-3),
     "relevance": _Settings(100, 3e-3),
     "labels": _Settings(100, 3e-3),
     "grades": _Settings(30, 1e-2, rotated=False),  # more steps learn the pairs by heart
@@ -146,6 +163,7 @@ _KINDS = {
 _FROM = {
     "neighbors": "the neighbors that documents have at full width",
     "queries": "the neighbors that queries have at full width",
+    "answers": "queries and the document nearest to each, as if it were relevant",
     "relevance": "queries and their relevant documents",
     "labels": "the labels of documents",
     "grades": "graded pairs",
@@ -201,6 +219,8 @@ def methods_for(lesson: Lesson, names: str = "auto") -> list[str]:
             and all(getattr(lesson, part) is not None for part in method.needs)
         ]
     chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        raise InputError("expected auto or at least one method, got none")
     for name in chosen:
         if name not in METHODS:
             raise UnknownNameError.among("method", name, ("auto", *METHODS))
@@ -226,6 +246,24 @@ def _queries(lesson: Lesson) -> NDArray[np.floating]:
     if lesson.queries is None:
         raise InputError("this method learns from queries, got none")
     return lesson.queries
+
+
+def _nearest(queries: NDArray[np.floating], documents: NDArray[np.floating]) -> NDArray[np.integer]:
+    """`(queries, 1)` the row of the document nearest to each at full width."""
+    level = Level(documents.shape[1])
+    return scan(queries, documents, {"": View([level])}, k=1)["", level].rows
+
+
+class _UnitRows:
+    """Rows of length 1, made so as they are read: long ones shall not count for more."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self.shape = rows, rows.shape
+
+    def __getitem__(self, key: slice) -> NDArray[np.floating]:
+        rows = np.asarray(self._rows[key])
+        check_vectors(rows, what="documents", first_row=key.start or 0)
+        return _unit(rows)
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matryo.core import InputError, TooFewError
+from matryo.core import InputError, TooFewError, check_dim
 from matryo.training.contrastive import nested_info_nce
 from matryo.training.distillation import nested_distillation
 from matryo.training.heads import nested_cosine_softmax
@@ -30,6 +30,9 @@ MAP_KINDS: tuple[MapKind, ...] = get_args(MapKind)
 Pairs = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]
 Map = Callable[[Tensor], Tensor]
 Objective = Callable[[Map, torch.Generator], NestedLoss]
+
+_ASKED, _AMONG = 4096, 65_536  # rows whose neighbors are found, and rows that they are found among
+_NEAREST, _COMPANY = 10, 3  # neighbors that are known of a row, and those a batch takes along
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,13 @@ def learn_map(
     labels: NDArray[np.integer] | None = None,
     kind: MapKind = "orthogonal",
     start: NDArray[np.floating] | None = None,
+    turned: int | None = None,
     weights: Sequence[float] | None = None,
     steps: int = 150,
     learning_rate: float = 3e-3,
     batch: int = 1024,
     scale: float = 20.0,
-    stay: float = 0.5,
+    stay: float = 1.0,
     seed: int = 0,
     watch: Callable[[int, LearnedMap], bool] | None = None,
     every: int = 50,
@@ -73,8 +77,10 @@ def learn_map(
     The loss is the most telling one that the data allow, in this order: the correlation of
     scores with the grades of pairs; the softmax over class means; InfoNCE of queries with their
     relevant documents; the divergence of scores between queries and documents from those at full
-    width; and that between documents. The last two need no labels: they keep the neighbors that
-    there are at full width.
+    width; and that between documents, which the two before have beside them. The last two need no
+    labels: they keep the neighbors that there are at full width. A quarter of a batch of documents
+    is random rows; the rest are some of their nearest neighbors, since random rows of a large
+    corpus are hardly ever near one another, and the order of near ones is what a search is about.
 
     Args:
         documents: `(n, full_dim)`.
@@ -86,19 +92,21 @@ def learn_map(
         kind: `"orthogonal"`, by the Cayley transform; `"linear"`; or `"residual"`, a small network
             whose output is added (Yoon and others 2024, "Matryoshka-Adaptor").
         start: `(full_dim, full_dim)` orthogonal matrix to begin with; by default the identity.
+        turned: How many dims, counted after `start`, an orthogonal map turns among themselves, the
+            others staying as they are; by default all. A step takes time with its third power.
         weights: What each size weighs; 1 by default.
         steps: Steps of Adam, whose rate falls to 0 in a straight line.
         learning_rate: Its first value.
         batch: Rows in one step.
         scale: What cosines are multiplied by in a softmax.
-        stay: Weight of the divergence from scores at full width beside labels of queries.
+        stay: Weight of the divergence between documents beside relevant documents of queries.
         seed: Of the draw of batches.
         watch: Called with the number of steps done and the map so far, every `every` steps and at
             the end; True stops.
         every: Steps between two calls.
 
     Raises:
-        DimError: dims that do not ascend, that repeat, or beyond the width.
+        DimError: dims that do not ascend, that repeat, or beyond the width; or so many `turned`.
         VectorError: NaN, infinity or a prefix of zeros.
         TooFewError: fewer rows than a loss needs.
         InputError: no such kind, no steps, or data that do not fit one another.
@@ -110,8 +118,11 @@ def learn_map(
     width = documents.shape[1]
     sizes = sizes_of(dims, weights, full_dim=width)
     begin = np.eye(width) if start is None else np.asarray(start, np.float64)
-    learner = _LEARNERS[kind](torch.from_numpy(np.ascontiguousarray(begin)))
-    drawn = _Drawn(sizes, batch=batch, scale=scale)
+    learner = _LEARNERS[kind](
+        torch.from_numpy(np.ascontiguousarray(begin)),
+        turned=width if turned is None else check_dim(turned, width),
+    )
+    drawn = _Drawn(sizes, batch=batch, scale=scale, stay=stay)
     rows = _tensor(documents)
     if pairs is not None:
         objective = drawn.by_grades(*map(_tensor, pairs))
@@ -122,7 +133,7 @@ def learn_map(
     elif relevant is None:
         objective = drawn.by_queries(rows, _tensor(queries))
     else:
-        objective = drawn.by_relevance(rows, _tensor(queries), relevant, stay)
+        objective = drawn.by_relevance(rows, _tensor(queries), relevant)
     optimizer = torch.optim.Adam(learner.parameters(), lr=learning_rate)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     generator = torch.Generator().manual_seed(seed)
@@ -146,9 +157,9 @@ class _Learner(nn.Module):
 
     kind: MapKind
 
-    def __init__(self, start: Tensor) -> None:
+    def __init__(self, start: Tensor, *, turned: int) -> None:
         super().__init__()
-        self.start = start
+        self.start, self.turned = start, turned
 
     def now(self) -> Map:
         """The map with the parameters of this step, made once for all rows of the step."""
@@ -170,9 +181,9 @@ class _Orthogonal(_Learner):
 
     kind: MapKind = "orthogonal"
 
-    def __init__(self, start: Tensor) -> None:
-        super().__init__(start)
-        self.free = nn.Parameter(torch.zeros(start.shape))
+    def __init__(self, start: Tensor, *, turned: int) -> None:
+        super().__init__(start, turned=turned)
+        self.free = nn.Parameter(torch.zeros(self.turned, self.turned))
 
     def now(self) -> Map:
         matrix = self._matrix(torch.float32)
@@ -184,15 +195,15 @@ class _Orthogonal(_Learner):
     def _matrix(self, dtype: torch.dtype) -> Tensor:
         free, start = self.free.to(dtype), self.start.to(dtype)
         skew, unit = (free - free.T) / 2, torch.eye(len(free), dtype=dtype)
-        turned: Tensor = torch.linalg.solve(unit + skew, unit - skew)
-        return start @ turned
+        first, others = start.split([len(free), len(start) - len(free)], 1)
+        return torch.cat([first @ torch.linalg.solve(unit + skew, unit - skew), others], 1)
 
 
 class _Linear(_Learner):
     kind: MapKind = "linear"
 
-    def __init__(self, start: Tensor) -> None:
-        super().__init__(start.float())
+    def __init__(self, start: Tensor, *, turned: int) -> None:
+        super().__init__(start.float(), turned=turned)
         self.change = nn.Parameter(torch.zeros(start.shape))
 
     def now(self) -> Map:
@@ -206,8 +217,8 @@ class _Linear(_Learner):
 class _Residual(_Learner):
     kind: MapKind = "residual"
 
-    def __init__(self, start: Tensor) -> None:
-        super().__init__(start.float())
+    def __init__(self, start: Tensor, *, turned: int) -> None:
+        super().__init__(start.float(), turned=turned)
         width = len(start)
         made = torch.Generator().manual_seed(0)
         reach = width**-0.5
@@ -236,8 +247,8 @@ _LEARNERS: dict[MapKind, type[_Learner]] = {
 class _Drawn:
     """Losses of batches that are drawn anew for every step."""
 
-    def __init__(self, sizes: Sizes, *, batch: int, scale: float) -> None:
-        self.sizes, self.batch, self.scale = sizes, batch, scale
+    def __init__(self, sizes: Sizes, *, batch: int, scale: float, stay: float) -> None:
+        self.sizes, self.batch, self.scale, self.stay = sizes, batch, scale, stay
 
     def by_grades(self, left: Tensor, right: Tensor, grades: Tensor) -> Objective:
         """Correlation of the scores of pairs with what is known of them."""
@@ -273,70 +284,114 @@ class _Drawn:
                 f"neighbors can be learned from 3 documents on, got {len(documents)}", needed=3
             )
 
+        drawn = self._company(documents)
+
         def objective(mapped: Map, generator: torch.Generator) -> NestedLoss:
-            rows = documents[self._rows(len(documents), generator)]
-            return nested_distillation(mapped(rows), rows, self.sizes, kind="kl", scale=self.scale)
+            return self._as_before(mapped, documents[drawn(generator)])
 
         return objective
 
     def by_queries(self, documents: Tensor, queries: Tensor) -> Objective:
-        """Scores of queries with documents, as they are at full width."""
+        """Scores of queries with documents, and of documents, as they are at full width."""
+        drawn = self._company(documents)
+        nearest = _nearest(queries, documents, min(_NEAREST, len(documents)))
 
         def objective(mapped: Map, generator: torch.Generator) -> NestedLoss:
-            asked = queries[self._rows(len(queries), generator)]
-            known = documents[self._rows(len(documents), generator)]
-            return self._as_before(mapped, asked, known)
+            rows, others = self._half(len(queries), generator), drawn(generator)
+            near = nearest[rows].gather(1, _some(1, nearest[rows], generator))[:, 0]
+            known, asked = documents[torch.cat([near, others]).unique()], queries[rows]
+            found = nested_distillation(
+                mapped(asked),
+                asked,
+                self.sizes,
+                candidates=(mapped(known), known),
+                kind="kl",
+                scale=self.scale,
+            )
+            return self._with_documents(found, mapped, documents[others], 1.0)
 
         return objective
 
     def by_relevance(
-        self,
-        documents: Tensor,
-        queries: Tensor,
-        relevant: Sequence[NDArray[np.integer]],
-        stay: float,
+        self, documents: Tensor, queries: Tensor, relevant: Sequence[NDArray[np.integer]]
     ) -> Objective:
-        """InfoNCE against one relevant document of each query and random others."""
+        """InfoNCE of one relevant document of each query against documents that no query wants."""
         empty = sum(not len(rows) for rows in relevant)
         if len(relevant) != len(queries) or empty:
             raise InputError(
                 f"expected at least one relevant document for each of the {len(queries)} queries, "
                 f"got {len(relevant)} lists, {empty} of them empty"
             )
+        drawn = self._company(documents)
         counts = torch.tensor([len(rows) for rows in relevant])
         first = counts.cumsum(0) - counts
         flat = torch.from_numpy(np.concatenate(list(relevant)).astype(np.int64))
 
         def objective(mapped: Map, generator: torch.Generator) -> NestedLoss:
-            rows = self._rows(len(queries), generator)
+            rows, others = self._half(len(queries), generator), drawn(generator)
             which = (torch.rand(len(rows), generator=generator) * counts[rows]).long()
-            others = self._rows(len(documents), generator)
-            known = documents[torch.cat([flat[first[rows] + which], others])]
+            wanted, targets = flat[first[rows] + which].unique(return_inverse=True)
+            known = torch.cat([wanted, others[~torch.isin(others, flat)]])
             found = nested_info_nce(
-                mapped(queries[rows]), mapped(known), self.sizes, scale=self.scale
+                mapped(queries[rows]),
+                mapped(documents[known]),
+                self.sizes,
+                targets=targets,
+                scale=self.scale,
             )
-            if not stay:
-                return found
-            kept = self._as_before(mapped, queries[rows], known)
-            return NestedLoss(
-                found.loss + stay * kept.loss, found.per_size + stay * kept.per_size, found.dims
-            )
+            return self._with_documents(found, mapped, documents[others], self.stay)
 
         return objective
 
-    def _as_before(self, mapped: Map, asked: Tensor, known: Tensor) -> NestedLoss:
-        return nested_distillation(
-            mapped(asked),
-            asked,
-            self.sizes,
-            candidates=(mapped(known), known),
-            kind="kl",
-            scale=self.scale,
+    def _with_documents(
+        self, found: NestedLoss, mapped: Map, rows: Tensor, weight: float
+    ) -> NestedLoss:
+        """A loss of queries, and the divergence between documents beside it."""
+        if not weight:
+            return found
+        kept = self._as_before(mapped, rows)
+        return NestedLoss(
+            found.loss + weight * kept.loss, found.per_size + weight * kept.per_size, found.dims
         )
+
+    def _as_before(self, mapped: Map, rows: Tensor) -> NestedLoss:
+        return nested_distillation(mapped(rows), rows, self.sizes, kind="kl", scale=self.scale)
+
+    def _company(self, documents: Tensor) -> Callable[[torch.Generator], Tensor]:
+        """A function that draws rows of documents: random ones, and some neighbors of each."""
+        n = len(documents)
+        if n <= self.batch:
+            return lambda _: torch.arange(n)
+        pool = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:_AMONG]
+        near = _nearest(documents[pool[:_ASKED]], documents[pool], _NEAREST + 1)[:, 1:]
+
+        def drawn(generator: torch.Generator) -> Tensor:
+            rows = torch.randperm(len(near), generator=generator)
+            rows = rows[: max(1, self.batch // (1 + _COMPANY))]
+            along = near[rows].gather(1, _some(_COMPANY, near[rows], generator))
+            return pool[torch.cat([rows, along.flatten()]).unique()]
+
+        return drawn
+
+    def _half(self, n: int, generator: torch.Generator) -> Tensor:
+        """Half a batch of queries, since documents come beside them."""
+        return self._rows(n, generator)[: self.batch // 2]
 
     def _rows(self, n: int, generator: torch.Generator) -> Tensor:
         """Different row numbers, as many as a batch holds or as there are."""
         return torch.randperm(n, generator=generator)[: self.batch]
+
+
+def _nearest(rows: Tensor, among: Tensor, k: int) -> Tensor:
+    """`(rows, k)` numbers of the nearest others by cosine, the nearest first."""
+    others = functional.normalize(among).T
+    parts = functional.normalize(rows).split(max(1, 2**24 // len(among)))
+    return torch.cat([(part @ others).topk(k).indices for part in parts])
+
+
+def _some(k: int, of: Tensor, generator: torch.Generator) -> Tensor:
+    """`(rows, k)` different random places in each row."""
+    return torch.rand(of.shape, generator=generator).topk(k).indices
 
 
 def _tensor(array: NDArray[np.floating]) -> Tensor:
