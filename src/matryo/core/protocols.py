@@ -105,6 +105,9 @@ class Store(Protocol):
         """The space of everything in it."""
 
     def add(self, ids: Sequence[str] | Sequence[int], vectors: NDArray[np.floating]) -> None:
+        """Add rows; once this returns they are kept. Known ids raise `InputError`."""
+
+    def upsert(self, ids: Sequence[str] | Sequence[int], vectors: NDArray[np.floating]) -> None:
         """Add or replace rows; once this returns they are kept."""
 
     def delete(self, ids: Sequence[str] | Sequence[int]) -> None:

@@ -1,0 +1,216 @@
+"""What a segment holds for the funnel of a plan, beside its ids.
+
+    rows             whole vectors as they were given, float32, so that rescoring is one read a row
+    codes LEVEL      codes of the cut, scaled prefixes of a level, contiguous
+    squares LEVEL    squared lengths of what the codes stand for; for the metric l2 only
+    block N, rests   for an exact stop: the numbers between two stages, and what may follow them
+
+float32 levels after the first stage have no codes: their numbers are read from the whole rows, and
+cut and scaled on the way. A funnel that is not the plan's may therefore have any float32 stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryo.core import (
+    Exact,
+    Funnel,
+    InputError,
+    Plan,
+    Precision,
+    Scan,
+    UnsupportedError,
+    VectorError,
+    name_rows,
+    shorten,
+)
+from matryo.search import Level, check_level
+from matryo.search.exact import ExactSearch
+from matryo.search.stored import parts, row_squares
+from matryo.stores.embedded.segments import NewArray
+from matryo.transforms import decode, encode, truncate
+
+_LARGEST_CODE = 127
+_PART = 4096  # rows encoded at once
+
+
+class Layout:
+    """How rows become arrays of a segment, by the funnel of a plan.
+
+    Raises:
+        UnsupportedError: a plan with inverted lists, for a cascade, or whose precisions have no
+            meaning for its metric.
+        InputError: int8 steps are missing.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        if not isinstance(plan.run, Funnel):
+            raise UnsupportedError(
+                "expected a plan with a funnel, got one with an exit policy, for a cascade",
+                hint="classify with matryo.cascade.run",
+            )
+        self.plan, self.funnel = plan, plan.run
+        self.metric, self.full_dim = plan.space.metric, plan.space.full_dim
+        self.normalize = self.metric == "cosine"
+        self.coded: dict[Level, None] = {}  # in the order of the stages
+        for number, stage in enumerate(self.funnel.stages):
+            level = Level(stage.dim, stage.precision)
+            check_level(level, self.metric)
+            self.steps(level)
+            # what a scan reads must be contiguous; whole rows are, unless they need to be scaled
+            as_given = level == (self.full_dim, Precision.FLOAT32) and not self.normalize
+            scanned = number == 0 and not as_given
+            if level.precision is not Precision.FLOAT32 or scanned:
+                self.coded[level] = None
+        if isinstance(self.funnel.stop, Exact):
+            self.coded = {}  # it has blocks instead
+        self.check(self.funnel)
+        if isinstance(self.funnel.stop, Exact):
+            one = np.ones((1, self.full_dim), np.float32)
+            ExactSearch(one, self.funnel.stages, metric=self.metric)  # refuses what it cannot run
+
+    def check(self, funnel: Funnel) -> None:
+        """Refuse a funnel for which segments do not hold what it reads.
+
+        Raises:
+            UnsupportedError: it needs other codes, inverted lists, or another exact stop.
+        """
+        if not all(isinstance(stage.access, Scan) for stage in funnel.stages):
+            raise UnsupportedError(
+                f"this index reads every row in its first stage, got inverted lists in {funnel}",
+                hint="leave the lists out, as in 64:500,768:10",
+            )
+        for stage in funnel.stages:
+            level = Level(stage.dim, stage.precision)
+            stored = level in self.coded or level.precision is Precision.FLOAT32
+            if stage.dim > self.full_dim or not stored:
+                raise UnsupportedError(
+                    f"this index has no codes for the stage {stage}, it was made for {self.funnel}",
+                    hint="make another index for other codes; float32 stages may have any dim",
+                )
+        dims, own = ([stage.dim for stage in each.stages] for each in (funnel, self.funnel))
+        if isinstance(funnel.stop, Exact) and not (
+            isinstance(self.funnel.stop, Exact) and dims == own
+        ):
+            raise UnsupportedError(
+                f"this index has no bounds for an exact stop at {dims}, it was made for "
+                f"{self.funnel}",
+                hint=f"{self.full_dim}:10 reads everything, and is as certain",
+            )
+
+    def steps(self, level: Level) -> NDArray[np.float32] | None:
+        """The int8 steps of a level, None for other precisions.
+
+        Raises:
+            InputError: they are missing.
+        """
+        if level.precision is not Precision.INT8:
+            return None
+        if level.dim not in self.plan.scales:
+            raise InputError(
+                f"an index with a stage {level} needs int8 steps for {level.dim} numbers, got none",
+                hint="give scales from fit_scales, or calibration vectors to learn them from",
+                dim=level.dim,
+            )
+        return self.plan.scales[level.dim]
+
+    def check_prefixes(
+        self,
+        vectors: NDArray[np.floating],
+        funnel: Funnel,
+        what: str,
+        ids: Sequence[str | int] | None = None,
+    ) -> None:
+        """Refuse vectors that have no direction left where a stage cuts them.
+
+        Raises:
+            VectorError: there are some; `ids` names them.
+        """
+        shortest = min(stage.dim for stage in funnel.stages)
+        bad = np.flatnonzero(~vectors[:, :shortest].any(axis=1))
+        if self.normalize and bad.size:
+            names = name_rows(bad, ids)
+            raise VectorError(
+                f"{what} cut to {shortest} numbers: only zeros remain of {bad.size} "
+                f"{'row' if bad.size == 1 else 'rows'}: {shorten(names)}",
+                hint="leave these rows out; they have no direction to compare",
+                ids=names,
+            )
+
+    def check_rows(self, vectors: NDArray[np.float32], ids: Sequence[str | int]) -> None:
+        """Refuse rows that have no direction left where a stage cuts them, or that overflow there.
+
+        Raises:
+            VectorError: there are some; `ids` names them.
+        """
+        self.check_prefixes(vectors, self.funnel, "vectors", ids)
+        halves = [level.dim for level in self.coded if level.precision is Precision.FLOAT16]
+        if halves and not self.normalize:
+            largest = np.abs(vectors[:, : max(halves)]).max(axis=1)
+            bad = np.flatnonzero(largest > np.finfo(np.float16).max)
+            if bad.size:
+                names = name_rows(bad, ids)
+                raise VectorError(
+                    f"vectors: a stage keeps them as float16, which ends at 65504, got larger "
+                    f"numbers in {bad.size} {'row' if bad.size == 1 else 'rows'}: {shorten(names)}",
+                    hint="divide documents and queries by one number, or plan with float32",
+                    ids=names,
+                )
+
+    def arrays(
+        self, vectors: NDArray[np.float32]
+    ) -> tuple[dict[str, NewArray], dict[str, Any], dict[str, int]]:
+        """What a segment holds of checked vectors.
+
+        Returns:
+            The arrays; facts about them, which are the greatest lengths of what each level stands
+            for; and for each int8 level, how many numbers its steps clipped.
+        """
+        arrays = {"rows": NewArray(np.dtype("<f4"), vectors.shape, [vectors])}
+        longest = {"rows": float(np.sqrt(row_squares(vectors).max()))}
+        clipped: dict[str, int] = {}
+        for level in self.coded:
+            codes, squares, beyond = self._encoded(vectors, level)
+            arrays[codes_of(level)] = NewArray(codes.dtype, codes.shape, [codes])
+            if self.metric == "l2":
+                arrays[squares_of(level)] = NewArray(squares.dtype, squares.shape, [squares])
+            longest[str(level)] = float(np.sqrt(squares.max()))
+            if level.precision is Precision.INT8:
+                clipped[str(level)] = beyond
+        if isinstance(self.funnel.stop, Exact):
+            exact = ExactSearch(vectors, self.funnel.stages, metric=self.metric)
+            for number, block in enumerate(exact.blocks):
+                arrays[f"block {number}"] = NewArray(block.dtype, block.shape, [block])
+            rests = exact.rests.T
+            arrays["rests"] = NewArray(rests.dtype, rests.shape, [rests])
+        return arrays, {"longest": longest}, clipped
+
+    def _encoded(
+        self, vectors: NDArray[np.float32], level: Level
+    ) -> tuple[NDArray[Any], NDArray[np.float64], int]:
+        """Codes, squared lengths of what they stand for, and how many numbers were clipped."""
+        steps, precision = self.steps(level), level.precision
+        codes = np.empty((len(vectors), precision.columns(level.dim)), precision.dtype)
+        squares, clipped = np.empty(len(vectors), np.float64), 0
+        for part in parts(len(vectors), _PART):
+            prefix = truncate(vectors[part], level.dim, normalize=self.normalize)
+            codes[part] = encode(prefix, precision, scales=steps)
+            squares[part] = row_squares(decode(codes[part], precision, dim=level.dim, scales=steps))
+            if steps is not None:
+                clipped += int((np.rint(np.abs(prefix) / steps) > _LARGEST_CODE).sum())
+        return codes, squares, clipped
+
+
+def codes_of(level: Level) -> str:
+    """Name of the array with the codes of a level."""
+    return f"codes {level}"
+
+
+def squares_of(level: Level) -> str:
+    """Name of the array with the squared lengths of a level."""
+    return f"squares {level}"
