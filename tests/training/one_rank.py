@@ -1,4 +1,4 @@
-"""One of two processes: python one_rank.py RANK PORT FOLDER; what it saw goes there as JSON."""
+"""One of two processes: python one_rank.py RANK FOLDER; what it saw goes there as JSON."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ def message(call):
     return None
 
 
-def main(rank, port, folder):
+def main(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    meeting = f"file://{folder}/meeting"  # a port might be taken before both have come
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     model = nn.parallel.DistributedDataParallel(encoder())
     queries, candidates = texts()[:, rank * N : (rank + 1) * N]
     seen = {}

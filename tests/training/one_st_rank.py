@@ -1,4 +1,4 @@
-"""One of two processes with the drop-in loss: python one_st_rank.py RANK PORT FOLDER."""
+"""One of two processes with the drop-in loss: python one_st_rank.py RANK FOLDER."""
 
 from __future__ import annotations
 
@@ -77,9 +77,10 @@ def message(call):
     return None
 
 
-def main(rank, port, folder):
+def main(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    meeting = f"file://{folder}/meeting"  # a port might be taken before both have come
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     model = encoder()
     wrapped = nn.parallel.DistributedDataParallel(model)
     batch = rows()[:, rank * N : (rank + 1) * N]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +21,10 @@ def seen(tmp_path_factory):
     """What each of two ranks saw."""
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("one_rank.py")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(port), str(folder)],
+            [sys.executable, str(script), str(rank), str(folder)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,

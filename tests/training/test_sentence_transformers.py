@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 import warnings
@@ -627,12 +626,10 @@ def seen(tmp_path_factory):
     """What each of two ranks saw."""
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("one_st_rank.py")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(port), str(folder)],
+            [sys.executable, str(script), str(rank), str(folder)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
