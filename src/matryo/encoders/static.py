@@ -35,7 +35,41 @@ _WORDS = 200_000  # kept apart already, in some 40 MB
 _BATCH = 1024
 
 
-class StaticEncoder:
+class _Static:
+    """What static tables have in common, whatever file they come from."""
+
+    _table: NDArray[np.float32]
+    _space: Space
+    _dims: tuple[int, ...]
+
+    @property
+    def space(self) -> Space:
+        """Its revision covers the bytes of the table and of the tokenizer."""
+        return self._space
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dims it was trained at."""
+        return self._dims
+
+    def encode(self, texts: Sequence[str], *, side: Side) -> NDArray[np.float32]:  # noqa: ARG002
+        """Mean token vectors `(len(texts), full_dim)`, not scaled; both sides are alike.
+
+        Raises:
+            InputError: an empty text.
+        """
+        checked = check_texts(texts)
+        vectors = np.empty((len(checked), self._space.full_dim), dtype=np.float32)
+        for start in range(0, len(checked), _BATCH):
+            tokens = self._tokens(checked[start : start + _BATCH])
+            vectors[start : start + _BATCH] = _means(tokens, self._table)
+        return vectors
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        raise NotImplementedError
+
+
+class StaticEncoder(_Static):
     """WordLlama l2_supercat, 256 numbers, trained at 64, 128 and 256.
 
     Queries and documents are treated alike. Texts of any length are taken whole. One core encodes
@@ -69,35 +103,12 @@ class StaticEncoder:
         self._space = Space(MODEL, preset.full_dim, revision=digest([weights, tokenizer]))
         self._dims = preset.dims
 
-    @property
-    def space(self) -> Space:
-        """Its revision covers the bytes of the table and of the tokenizer."""
-        return self._space
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """64, 128 and 256."""
-        return self._dims
-
-    def encode(self, texts: Sequence[str], *, side: Side) -> NDArray[np.float32]:  # noqa: ARG002
-        """Mean token vectors `(len(texts), 256)`, not scaled; both sides are alike.
-
-        Raises:
-            InputError: an empty text.
-        """
-        checked = check_texts(texts)
-        vectors = np.empty((len(checked), self._space.full_dim), dtype=np.float32)
-        for start in range(0, len(checked), _BATCH):
-            batch = checked[start : start + _BATCH]
-            vectors[start : start + _BATCH] = self._means(batch)
-        return vectors
-
-    def _means(self, texts: list[str]) -> NDArray[np.float32]:
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
         encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return _means([item.ids for item in encoded], self._table)
+        return [item.ids for item in encoded]
 
 
-class StaticTable:
+class StaticTable(_Static):
     """A table in int8 with a scale for each row, and its tokenizer, from a folder.
 
     Queries and documents are treated alike. Texts of any length are taken whole.
@@ -133,44 +144,21 @@ class StaticTable:
         self._known: dict[str, list[int]] = {}
         self._space = Space(name, self._table.shape[1], revision=digest([weights, tokenizer]))
 
-    @property
-    def space(self) -> Space:
-        """Its revision covers the bytes of the table and of the tokenizer."""
-        return self._space
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The dims it was trained at."""
-        return self._dims
-
-    def encode(self, texts: Sequence[str], *, side: Side) -> NDArray[np.float32]:  # noqa: ARG002
-        """Mean token vectors `(len(texts), full_dim)`, not scaled; both sides are alike.
-
-        Raises:
-            InputError: an empty text.
-        """
-        checked = check_texts(texts)
-        vectors = np.empty((len(checked), self._space.full_dim), dtype=np.float32)
-        for start in range(0, len(checked), _BATCH):
-            batch = [text.split() for text in checked[start : start + _BATCH]]
-            vectors[start : start + _BATCH] = _means(self._tokens(batch), self._table)
-        return vectors
-
-    def _tokens(self, texts: list[list[str]]) -> list[list[int]]:
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
         """Token numbers of each text, at least one.
 
         A word seen before is looked up, which is several times as fast as taking it apart again.
         """
         if len(self._known) > _WORDS:
             self._known = {}
-        known = self._known
-        new = list({word for words in texts for word in words if word not in known})
-        apart = self._tokenizer.encode_batch(new, add_special_tokens=False)
-        known |= {word: item.ids for word, item in zip(new, apart, strict=True)}
+        known, apart = self._known, [text.split() for text in texts]
+        new = list({word for words in apart for word in words if word not in known})
+        encoded = self._tokenizer.encode_batch(new, add_special_tokens=False)
+        known |= {word: item.ids for word, item in zip(new, encoded, strict=True)}
         # a text of nothing but control characters has no token left
         return [
             list(chain.from_iterable(known[word] for word in words)) or self._unknown
-            for words in texts
+            for words in apart
         ]
 
 
