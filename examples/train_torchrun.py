@@ -21,8 +21,7 @@ BATCH, EPOCHS, HELD_OUT, PAIRS = 512, 4, 1000, 10_000
 
 dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
-model = encoder("default")
-texts = demo_data().documents.texts[:PAIRS]
+model, texts = encoder("default"), demo_data().documents.texts[:PAIRS]
 words, _, definitions = zip(*(text.partition(": ") for text in texts), strict=True)
 asked = torch.from_numpy(model.encode(list(words), side=Side.QUERY))
 answers = torch.from_numpy(model.encode(list(definitions), side=Side.DOCUMENT))
@@ -43,8 +42,7 @@ def found(learned: nn.Module) -> dict[int, float]:
 
 learned = nn.Linear(DIMS[-1], DIMS[-1], bias=False)
 nn.init.eye_(learned.weight)
-shared = nn.parallel.DistributedDataParallel(learned)
-before = found(learned)
+shared, before = nn.parallel.DistributedDataParallel(learned), found(learned)
 optimizer = torch.optim.Adam(shared.parameters(), lr=2e-3)
 for _ in range(EPOCHS):
     for rows in train[torch.randperm(len(train))].split(BATCH):

@@ -21,14 +21,29 @@ if TYPE_CHECKING:
         Stage,
     )
     from matryo.encoders import encoder
-    from matryo.jobs import adapt, apply, check, classify, demo, diff, encode, measure, plan, train
+    from matryo.jobs import (
+        adapt,
+        apply,
+        build_index,
+        check,
+        classify,
+        demo,
+        diff,
+        encode,
+        measure,
+        plan,
+        search_index,
+        train,
+    )
     from matryo.readers import read_vectors, write_vectors
     from matryo.report import write_report
     from matryo.search import run
+    from matryo.stores import Index
     from matryo.transforms import Rotation, truncate
 
 _HOMES = {
     "Funnel": "core",
+    "Index": "stores",
     "MatryoError": "core",
     "NestedVectors": "core",
     "Nesting": "core",
@@ -40,6 +55,7 @@ _HOMES = {
     "Stage": "core",
     "adapt": "jobs",
     "apply": "jobs",
+    "build_index": "jobs",
     "check": "jobs",
     "classify": "jobs",
     "demo": "jobs",
@@ -50,6 +66,7 @@ _HOMES = {
     "plan": "jobs",
     "read_vectors": "readers",
     "run": "search",
+    "search_index": "jobs",
     "train": "jobs",
     "truncate": "transforms",
     "write_report": "report",
@@ -58,6 +75,7 @@ _HOMES = {
 
 __all__ = [
     "Funnel",
+    "Index",
     "MatryoError",
     "NestedVectors",
     "Nesting",
@@ -69,6 +87,7 @@ __all__ = [
     "Stage",
     "adapt",
     "apply",
+    "build_index",
     "check",
     "classify",
     "demo",
@@ -79,6 +98,7 @@ __all__ = [
     "plan",
     "read_vectors",
     "run",
+    "search_index",
     "train",
     "truncate",
     "write_report",

@@ -25,6 +25,8 @@ VERBS = (
     "adapt",
     "apply",
     "encode",
+    "search",
+    "index",
     "report",
     "formats",
     "models",

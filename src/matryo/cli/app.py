@@ -17,10 +17,12 @@ from matryo.cli import (
     encode,
     explain,
     formats,
+    index,
     measure,
     models,
     plan,
     report,
+    search,
     train,
 )
 from matryo.core import MatryoError
@@ -44,11 +46,13 @@ for verb in (
     adapt,
     apply,
     encode,
+    search,
     report,
     formats,
     models,
 ):
     app.command(verb.__name__.rpartition(".")[2])(verb.run)
+app.add_typer(index.app)
 
 
 def _version(value: bool) -> None:

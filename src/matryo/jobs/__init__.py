@@ -10,6 +10,7 @@ from matryo.jobs.classifying import Classified, classify
 from matryo.jobs.comparing import diff
 from matryo.jobs.demo import demo, demo_data, without_text
 from matryo.jobs.encoding import encode
+from matryo.jobs.indexing import add_to_index, build_index, search_index
 from matryo.jobs.measuring import measure
 from matryo.jobs.planning import Planned, check, plan
 from matryo.jobs.sources import open_source
@@ -20,7 +21,9 @@ __all__ = [
     "Classified",
     "Planned",
     "adapt",
+    "add_to_index",
     "apply",
+    "build_index",
     "check",
     "classify",
     "demo",
@@ -30,6 +33,7 @@ __all__ = [
     "measure",
     "open_source",
     "plan",
+    "search_index",
     "train",
     "without_text",
 ]
