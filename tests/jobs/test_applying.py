@@ -378,4 +378,4 @@ def test_memory_stays_bounded(suffix, out, tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
 
-    assert float(done.stdout) < 170  # MB; the vectors are 307
+    assert float(done.stdout) < 230  # MB; the vectors are 307, and all of them would be twice that
