@@ -101,6 +101,22 @@ def _undocumented(thing):
     return is_code and (not text or text.startswith(f"{thing.__name__}("))
 
 
+FACES = {"planning.exits", "training.evaluator", "training.run", "training.sentence_transformers"}
+
+
+def test_parts_import_the_public_names_of_each_other():
+    behind = []
+    for file in (ROOT / "src" / "matryo").rglob("*.py"):
+        own = file.relative_to(ROOT / "src" / "matryo").parts[0]
+        for part, module in re.findall(
+            r"^\s*from matryo\.(\w+)\.([\w.]+) import", file.read_text("utf-8"), re.MULTILINE
+        ):
+            if part != own and f"{part}.{module}" not in FACES:
+                behind.append(f"{file.name}: matryo.{part}.{module}")
+
+    assert behind == []
+
+
 def test_every_plugin_names_an_extra_that_exists():
     extras = set(PROJECT["project"]["optional-dependencies"])
     packages = [importlib.import_module(f"matryo.{package}") for package in PACKAGES]

@@ -90,7 +90,7 @@ def _fit_learned(kind: str, part: str) -> Fit:
     """A method that learns a map of some kind from some part of the lesson."""
 
     def fit(lesson: Lesson, dims: tuple[int, ...], seed: int) -> Both:
-        from matryo.training.maps import learn_map
+        from matryo.training import learn_map
 
         known = {
             name: getattr(lesson, name)

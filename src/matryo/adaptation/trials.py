@@ -18,10 +18,10 @@ from matryo.core import Transform
 from matryo.evaluation import (
     Interval,
     neighbor_recall,
+    neighbor_votes,
     relevance,
     trec_order,
 )
-from matryo.evaluation.measures import neighbor_votes
 from matryo.search import Level, TopK, View, scan
 from matryo.transforms import truncate
 

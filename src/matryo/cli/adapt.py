@@ -83,7 +83,7 @@ def run(
 ) -> None:
     """Fit a map that makes vectors truncatable, if one is shown to help."""
     from matryo.encoders import EncodingCache
-    from matryo.jobs.adapting import adapt
+    from matryo.jobs import adapt
 
     if base_url and not model.startswith("openai:"):
         raise typer.BadParameter("only openai: models have an address", param_hint="--base-url")

@@ -41,7 +41,7 @@ def run(
     ] = False,
 ) -> None:
     """Send vectors through a map, however many they are."""
-    from matryo.jobs.applying import apply
+    from matryo.jobs import apply
 
     with progress_bar(quiet=as_json) as progress:
         written = apply(

@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Fit heads at every size, and choose how early they may stop, with a promise."""
     from matryo.encoders import EncodingCache
-    from matryo.jobs.classifying import classify
+    from matryo.jobs import classify
 
     if base_url and not model.startswith("openai:"):
         raise typer.BadParameter("only openai: models have an address", param_hint="--base-url")

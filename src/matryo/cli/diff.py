@@ -30,7 +30,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two measurements query by query; exits with 1 if a condition holds."""
-    from matryo.jobs.comparing import diff
+    from matryo.jobs import diff
 
     compared = diff(before, after, fail_if=fail_if or (), confidence=confidence)
     if results:

@@ -59,7 +59,7 @@ def build(
     """Make an index of vectors or texts, however many they are."""
     from matryo.core import Funnel, Plan
     from matryo.encoders import EncodingCache
-    from matryo.jobs.indexing import build_index, parse_fields
+    from matryo.jobs import build_index, parse_fields
 
     if plan is not None and funnel is None:
         run: Plan | Funnel = Plan.load(plan)
@@ -117,7 +117,7 @@ def add(
 ) -> None:
     """Add vectors or texts, with the fields of the index that they have."""
     from matryo.encoders import EncodingCache
-    from matryo.jobs.indexing import add_to_index
+    from matryo.jobs import add_to_index
 
     with (
         EncodingCache() if cache else nullcontext() as store,

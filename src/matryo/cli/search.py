@@ -38,7 +38,7 @@ def run(
 ) -> None:
     """Find the rows of an index that answer a text best."""
     from matryo.encoders import EncodingCache
-    from matryo.jobs.indexing import search_index
+    from matryo.jobs import search_index
 
     chosen = _filter(where) if where is not None else None
     with EncodingCache() if cache else nullcontext() as store:

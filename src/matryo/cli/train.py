@@ -72,7 +72,7 @@ def run(
 ) -> None:
     """Train a model so that every size of its vectors is an embedding."""
     from matryo.core import InputError
-    from matryo.jobs.training import train
+    from matryo.jobs import train
 
     results = results or out.with_name(f"{out.name}.results.json")
     if not results.parent.is_dir():

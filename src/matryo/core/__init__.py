@@ -20,7 +20,7 @@ from matryo.core.errors import (
     VectorError,
 )
 from matryo.core.estimator import DIGEST_LENGTH, Estimator, canonical
-from matryo.core.files import replacing, replacing_folder, write_atomically
+from matryo.core.files import replacing, replacing_folder, sync, write_atomically
 from matryo.core.nesting import Nesting, check_dim
 from matryo.core.plan import (
     Exact,
@@ -91,5 +91,6 @@ __all__ = [
     "replacing",
     "replacing_folder",
     "shorten",
+    "sync",
     "write_atomically",
 ]

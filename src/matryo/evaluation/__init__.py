@@ -35,6 +35,7 @@ from matryo.evaluation.intervals import (
 from matryo.evaluation.measures import (
     cutoff,
     neighbor_recall,
+    neighbor_votes,
     parse_relevance,
     relevance,
     trec_order,
@@ -71,6 +72,7 @@ __all__ = [
     "measure_pairs",
     "measure_search",
     "neighbor_recall",
+    "neighbor_votes",
     "parse_relevance",
     "queries_needed",
     "queries_to_certify",

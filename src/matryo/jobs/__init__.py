@@ -10,7 +10,7 @@ from matryo.jobs.classifying import Classified, classify
 from matryo.jobs.comparing import diff
 from matryo.jobs.demo import demo, demo_data, without_text
 from matryo.jobs.encoding import encode
-from matryo.jobs.indexing import add_to_index, build_index, search_index
+from matryo.jobs.indexing import add_to_index, build_index, parse_fields, search_index
 from matryo.jobs.measuring import measure
 from matryo.jobs.planning import Planned, check, plan
 from matryo.jobs.sources import open_source
@@ -32,6 +32,7 @@ __all__ = [
     "encode",
     "measure",
     "open_source",
+    "parse_fields",
     "plan",
     "search_index",
     "train",

@@ -19,9 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.adaptation import NestedMap
-from matryo.adaptation.choose import Choice, choose_map
-from matryo.adaptation.methods import METHODS
+from matryo.adaptation import METHODS, Choice, NestedMap, choose_map
 from matryo.core import (
     DIGEST_LENGTH,
     Encoder,

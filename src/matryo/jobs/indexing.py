@@ -38,16 +38,22 @@ from matryo.core import (
     check_vectors,
     replacing_folder,
     shorten,
+    sync,
 )
-from matryo.core.files import sync
 from matryo.encoders import EncodingCache, encode_texts, encoder
 from matryo.evaluation import fit_steps
-from matryo.readers import FORMATS, Texts, VectorStream, read_texts, stream_vectors
-from matryo.readers.records import RECORD_READERS, read_records
-from matryo.readers.texts import text_of
+from matryo.readers import (
+    FORMATS,
+    RECORD_READERS,
+    Texts,
+    VectorStream,
+    read_records,
+    read_texts,
+    stream_vectors,
+    text_of,
+)
 from matryo.search import Level
-from matryo.stores import Index
-from matryo.stores.embedded.fields import TYPES
+from matryo.stores import FIELD_TYPES, Index
 from matryo.transforms import load_transform, pre_step
 
 _FORMAT = 1
@@ -230,7 +236,7 @@ def add_to_index(
             space = _after(source.space, fitted)
             opened.space.require_same(space, here="this index holds", there="the data come from")
         kinds: dict[str, type] = {
-            name: TYPES[kind] for name, kind in opened.info()["fields"].items()
+            name: FIELD_TYPES[kind] for name, kind in opened.info()["fields"].items()
         }
         there = _fields_in(source, kinds)
         names = {name: kind for name, kind in kinds.items() if name in there}
@@ -322,12 +328,12 @@ def parse_fields(given: Sequence[str]) -> dict[str, type]:
     fields: dict[str, type] = {}
     for text in given:
         name, colon, kind = text.rpartition(":")
-        if not colon or kind not in TYPES or name in fields:
+        if not colon or kind not in FIELD_TYPES or name in fields:
             raise InputError(
-                f"expected fields as name:type with one of the types {', '.join(TYPES)}, each name "
-                f"once, got {text!r}"
+                f"expected fields as name:type with one of the types {', '.join(FIELD_TYPES)}, "
+                f"each name once, got {text!r}"
             )
-        fields[name] = TYPES[kind]
+        fields[name] = FIELD_TYPES[kind]
     return fields
 
 

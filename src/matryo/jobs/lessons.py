@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.adaptation.choose import FEWEST_ITEMS
-from matryo.adaptation.lesson import Lesson
-from matryo.adaptation.trials import LabelsTrial, PairsTrial, SearchTrial, Trial
+from matryo.adaptation import FEWEST_ITEMS, LabelsTrial, Lesson, PairsTrial, SearchTrial, Trial
 from matryo.core import (
     DimError,
     FormatError,
@@ -37,9 +35,9 @@ from matryo.readers import (
     Rows,
     Texts,
     Vectors,
+    read_records,
     read_texts,
 )
-from matryo.readers.records import read_records
 from matryo.transforms import pre_step as apply_pre_step
 
 _MOST_TAUGHT = 50_000  # documents of a lesson

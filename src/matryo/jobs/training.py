@@ -108,8 +108,8 @@ def train(
         UserWarning: the full width is not among the sizes.
     """
     _require_packages()
+    from matryo.training import sizes_of
     from matryo.training.run import Recipe, fit, full_dim_of, load_model, processes, weights_digest
-    from matryo.training.sizes import sizes_of
 
     began = time.perf_counter()
     out = Path(out)
@@ -340,7 +340,7 @@ def _search(
 
 
 def _save(model: Any, out: Path, nesting: Nesting, rows: Sequence[Mapping[str, Any]]) -> None:
-    from matryo.training.saving import save_nested
+    from matryo.training import save_nested
 
     table: dict[int, dict[str, Any]] = {dim: {"dim": dim} for dim in nesting}
     for row in rows:

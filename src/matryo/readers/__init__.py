@@ -16,13 +16,15 @@ from matryo.readers.benchmarks import (
 )
 from matryo.readers.formats import FORMATS, FileFormat
 from matryo.readers.pairs import TrainingData, read_training_data
+from matryo.readers.records import RECORD_READERS, read_records
 from matryo.readers.rows import Rows
 from matryo.readers.streams import VectorStream, stream_vectors
-from matryo.readers.texts import Texts, read_texts
+from matryo.readers.texts import Texts, read_texts, text_of
 from matryo.readers.vectors import Vectors, read_vectors, write_vectors
 
 __all__ = [
     "FORMATS",
+    "RECORD_READERS",
     "FileFormat",
     "LabelledData",
     "LabelledVectors",
@@ -36,9 +38,11 @@ __all__ = [
     "Vectors",
     "open_dataset",
     "read_qrels",
+    "read_records",
     "read_texts",
     "read_training_data",
     "read_vectors",
     "stream_vectors",
+    "text_of",
     "write_vectors",
 ]

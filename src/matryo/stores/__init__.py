@@ -4,6 +4,6 @@ Hides how each of them lays out codes, finds a row by its id, and makes a write 
 index is the reference: a folder on disk, searched in this process.
 """
 
-from matryo.stores.embedded import Index, Records, Step
+from matryo.stores.embedded import FIELD_TYPES, Index, Records, Step
 
-__all__ = ["Index", "Records", "Step"]
+__all__ = ["FIELD_TYPES", "Index", "Records", "Step"]

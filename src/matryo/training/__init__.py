@@ -16,6 +16,7 @@ from matryo.training.heads import (
     nested_softmax,
 )
 from matryo.training.layers import LayersLoss, nested_layers, pooled_layers
+from matryo.training.maps import LearnedMap, learn_map
 from matryo.training.pairs import (
     PAIR_METRICS,
     PairMetric,
@@ -31,12 +32,13 @@ from matryo.training.ranks import check_ranks_agree, gather_with_grad, own_targe
 from matryo.training.result import NestedLoss
 from matryo.training.sampling import SizeSampler
 from matryo.training.saving import save_nested
-from matryo.training.sizes import Sizes, dense_dims
+from matryo.training.sizes import Sizes, dense_dims, sizes_of
 from matryo.training.slicing import at_ffn_width, extract, reorder_ffn, smaller_encoder
 
 __all__ = [
     "PAIR_METRICS",
     "LayersLoss",
+    "LearnedMap",
     "NestedLinear",
     "NestedLoss",
     "PairMetric",
@@ -52,6 +54,7 @@ __all__ = [
     "dense_dims",
     "extract",
     "gather_with_grad",
+    "learn_map",
     "nested",
     "nested_cosine_softmax",
     "nested_distillation",
@@ -68,6 +71,7 @@ __all__ = [
     "pooled_layers",
     "reorder_ffn",
     "save_nested",
+    "sizes_of",
     "smaller_encoder",
     "straight_through",
 ]

@@ -29,9 +29,7 @@ from matryo.core import (
     name_rows,
     shorten,
 )
-from matryo.search import Level, check_level
-from matryo.search.exact import ExactSearch
-from matryo.search.stored import parts, row_squares
+from matryo.search import ExactSearch, Level, check_level, parts, row_squares
 from matryo.stores.embedded.segments import NewArray
 from matryo.transforms import decode, encode, truncate
 

@@ -17,9 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import Exact, Funnel, Margin, Stage
-from matryo.search import Answer, FunnelSearch, Level
-from matryo.search.exact import ExactSearch
-from matryo.search.stored import Stored, check_reach, rounding, row_squares, settled_best
+from matryo.search import (
+    Answer,
+    ExactSearch,
+    FunnelSearch,
+    Level,
+    Stored,
+    check_reach,
+    rounding,
+    row_squares,
+    settled_best,
+)
 from matryo.stores.embedded.layout import Layout, codes_of, squares_of
 from matryo.stores.embedded.segments import Key, Section, Segment
 from matryo.stores.embedded.state import State
