@@ -24,6 +24,8 @@ from matryo.cli.options import (
     Seed,
     SplitName,
     Synthetic,
+    Weights,
+    weights_of,
 )
 from matryo.cli.terminal import print_json, progress_bar, write_json
 from matryo.core import InputError
@@ -52,7 +54,7 @@ def run(
     dims: Annotated[
         str | None, typer.Option(help="Sizes, as 16,32,64,128; default powers of two from 16.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="What each size weighs, as 1,1,2.")] = None,
+    weights: Weights = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Rows of an answer.")] = 10,
     confidence: Annotated[float, typer.Option(help="Of all intervals of a table together.")] = 0.95,
     taught: Annotated[
@@ -105,7 +107,7 @@ def run(
             second=second or (),
             methods=method,
             dims=dims,
-            weights=_numbers(weights),
+            weights=weights_of(weights),
             k=k,
             confidence=confidence,
             taught=taught,
@@ -138,17 +140,6 @@ def run(
     else:
         _print(adapted.document)
         typer.echo(_next(adapted.document, out, data, queries, model, written=written))
-
-
-def _numbers(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected numbers with commas, got {text!r}", param_hint="--weights"
-        ) from None
 
 
 def _next(

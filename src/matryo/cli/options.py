@@ -29,3 +29,20 @@ QueryArray = Annotated[str | None, typer.Option(help="The same for the queries."
 Cache = Annotated[bool, typer.Option(help="Keep encodings for the next run.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Results = Annotated[Path | None, typer.Option(help="Write all that was found as JSON.")]
+Weights = Annotated[str | None, typer.Option(help="What each size weighs, as 1,1,2.")]
+
+
+def weights_of(text: str | None) -> list[float] | None:
+    """The numbers of `--weights`.
+
+    Raises:
+        BadParameter: no numbers with commas between them.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected numbers with commas, got {text!r}", param_hint="--weights"
+        ) from None

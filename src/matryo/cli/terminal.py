@@ -26,9 +26,13 @@ def write_json(path: Path, value: object) -> None:
 
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[Any]:
-    """A callback that draws one bar per stage, only on a terminal and never on stdout."""
+    """A callback that draws one bar per stage, only on a terminal and never on stdout.
+
+    It is called with the stage, how many more are done, how many there are in all and, if there is
+    something to say, a note that stands behind the bar.
+    """
     if quiet or not sys.stderr.isatty():
-        yield lambda *_: None
+        yield lambda *_, **__: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -44,14 +48,15 @@ def progress_bar(*, quiet: bool) -> Iterator[Any]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
-        def step(stage: str, done: int, total: int) -> None:
+        def step(stage: str, done: int, total: int, *, note: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.advance(tasks[stage], done)
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], advance=done, note=note)
 
         yield step
 

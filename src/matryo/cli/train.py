@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from matryo.cli.options import Seed
-from matryo.cli.terminal import print_json, write_json
+from matryo.cli.options import Seed, Weights, weights_of
+from matryo.cli.terminal import print_json, progress_bar, write_json
 
 
 def run(
@@ -31,7 +31,7 @@ def run(
     dims: Annotated[
         str, typer.Option(help="Sizes, as 64,128,384; or dense: 16, 32, every 64th and the whole.")
     ] = "dense",
-    weights: Annotated[str | None, typer.Option(help="What each size weighs, as 1,1,2.")] = None,
+    weights: Weights = None,
     n_dims_per_step: Annotated[
         int | None, typer.Option(min=1, help="Sizes drawn in each step; default all.")
     ] = None,
@@ -82,13 +82,16 @@ def run(
     silent = os.environ.get("RANK", "0") != "0"  # torchrun numbers its processes
     if silent or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading and saving too
-    with _warnings_as_lines(silent=silent), _bars(quiet=as_json or silent) as (progress, on_step):
+    with (
+        _warnings_as_lines(silent=silent),
+        progress_bar(quiet=as_json or silent) as progress,
+    ):
         document = train(
             data,
             out,
             model=model,
             dims=dims,
-            weights=_numbers(weights),
+            weights=weights_of(weights),
             n_dims_per_step=n_dims_per_step,
             epochs=epochs,
             steps=steps,
@@ -105,7 +108,7 @@ def run(
             resume=resume,
             device=device,
             progress=progress,
-            on_step=on_step,
+            on_step=_shown(progress),
         )
     if silent:
         return
@@ -118,17 +121,6 @@ def run(
         print_json(document)
     else:
         _print(document, results)
-
-
-def _numbers(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected numbers with commas, got {text!r}", param_hint="--weights"
-        ) from None
 
 
 @contextmanager
@@ -145,44 +137,17 @@ def _warnings_as_lines(*, silent: bool) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _bars(*, quiet: bool) -> Iterator[tuple[Any, Any]]:
-    """Bars of encoding, and one of training that shows the loss of each size, on a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None, None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def _shown(progress: Any) -> Any:
+    """A callback for every step: one bar, with the loss of each size behind it."""
+    before = 0
 
-    columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+    def on_step(step: int, total: int, losses: Mapping[int, float]) -> None:
+        nonlocal before
+        note = "  ".join(f"{dim}: {loss:.3f}" for dim, loss in losses.items())
+        progress("training, loss by dim", step - before, total, note=note)
+        before = step
 
-        def task(stage: str, total: int) -> Any:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, losses="")
-            return tasks[stage]
-
-        def progress(stage: str, done: int, total: int) -> None:
-            bars.advance(task(stage, total), done)
-
-        def on_step(step: int, total: int, losses: Mapping[int, float]) -> None:
-            shown = "  ".join(f"{dim}: {loss:.3f}" for dim, loss in losses.items())
-            bars.update(task("training, loss by dim", total), completed=step, losses=shown)
-
-        yield progress, on_step
+    return on_step
 
 
 def _print(document: Mapping[str, Any], results: Path) -> None:
