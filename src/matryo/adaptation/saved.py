@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from matryo.core import (
     DIGEST_LENGTH,
+    MANIFEST,
     DimError,
     FormatError,
     InputError,
@@ -30,13 +31,15 @@ from matryo.core import (
     Transform,
     UnknownNameError,
     canonical,
+    read_manifest,
     replacing_folder,
+    sha256_of,
+    write_manifest,
 )
 from matryo.transforms import load_transform, save_transform
 
 FORMAT = 1
 KIND = "nested-map"
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +163,7 @@ class NestedMap:
             UnknownNameError: a map that `load_transform` could not find again.
         """
         target = Path(folder)
-        if target.is_dir() and any(target.iterdir()) and not (target / _MANIFEST).is_file():
+        if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
             raise InputError(
                 f"{target}: expected a folder of a map to replace, got a folder of other files",
                 hint="choose another name",
@@ -180,13 +183,8 @@ class NestedMap:
                 },
                 "dims": list(self.dims),
                 "notes": dict(self.notes),
-                "files": {
-                    file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-                    for file in sorted(temporary.iterdir())
-                },
             }
-            manifest = json.dumps({**body, "digest": _digest(body)}, indent=2)
-            (temporary / _MANIFEST).write_text(manifest + "\n", "utf-8")
+            write_manifest(temporary, body)
 
     @classmethod
     def load(cls, folder: str | Path) -> NestedMap:
@@ -196,10 +194,16 @@ class NestedMap:
             FormatError: not such a folder, a newer format, or a changed byte; it names the file.
             UnknownNameError: a map from a package that is not installed.
         """
-        manifest = _read_manifest(Path(folder))
+        manifest = read_manifest(
+            Path(folder),
+            kind=KIND,
+            number=FORMAT,
+            what="the folder of a map",
+            again="fit the map again",
+        )
         for name, facts in manifest["files"].items():
             file = Path(folder) / name
-            if not file.is_file() or _sha256(file) != facts["sha256"]:
+            if not file.is_file() or sha256_of(file) != facts["sha256"]:
                 raise FormatError(
                     f"{file}: the file is damaged (its SHA-256 does not match the manifest)"
                     if file.is_file()
@@ -242,42 +246,3 @@ def _mapped(spec: SideSpec, transform: Transform) -> SideSpec:
         both = hashlib.sha256(canonical([spec.map, digest]))
         digest = both.hexdigest()[:DIGEST_LENGTH]
     return replace(spec, map=digest)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / _MANIFEST
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-        kind, number, found = manifest["kind"], manifest["format"], manifest.pop("digest")
-    except (FileNotFoundError, NotADirectoryError):
-        raise FormatError(
-            f"{folder}: expected the folder of a map, got one without {_MANIFEST}", path=folder
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(
-            f"{file}: expected a manifest as JSON, got {error!r}", path=file
-        ) from error
-    if kind != KIND:
-        raise FormatError(f"{file}: expected kind {KIND!r}, got {kind!r}", path=file)
-    if number != FORMAT:
-        raise FormatError(
-            f"{file}: expected format {FORMAT}, got {number!r}",
-            hint="a newer matryo wrote this folder: pip install -U matryo",
-            path=file,
-        )
-    if found != _digest(manifest):
-        raise FormatError(
-            f"{file}: the manifest was changed after it was written (its digest does not match)",
-            hint="restore the folder, or fit the map again",
-            path=file,
-        )
-    return dict(manifest)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(body)).hexdigest()

@@ -21,6 +21,7 @@ from matryo.core.errors import (
 )
 from matryo.core.estimator import DIGEST_LENGTH, Estimator, canonical
 from matryo.core.files import replacing, replacing_folder, sync, write_atomically
+from matryo.core.manifest import MANIFEST, read_manifest, sha256_of, write_manifest
 from matryo.core.nesting import Nesting, check_dim
 from matryo.core.plan import (
     Exact,
@@ -43,6 +44,7 @@ from matryo.core.vectors import NestedVectors, check_ids, prefix_norms
 
 __all__ = [
     "DIGEST_LENGTH",
+    "MANIFEST",
     "METRICS",
     "Capabilities",
     "DimError",
@@ -88,9 +90,12 @@ __all__ = [
     "check_vectors",
     "name_rows",
     "prefix_norms",
+    "read_manifest",
     "replacing",
     "replacing_folder",
+    "sha256_of",
     "shorten",
     "sync",
     "write_atomically",
+    "write_manifest",
 ]

@@ -14,7 +14,6 @@ not touch the rest. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from matryo.core.errors import FormatError, InputError
 from matryo.core.files import replacing_folder
+from matryo.core.manifest import MANIFEST, read_manifest, sha256_of, write_manifest
 from matryo.core.nesting import Nesting
 from matryo.core.precision import Precision
 from matryo.core.space import Side, Space
@@ -61,18 +61,13 @@ def save(vectors: NestedVectors, path: str | Path, *, overwrite: bool) -> None:
             "dims": list(vectors.nesting.dims),
             "precision": vectors.precision.value,
             "count": len(vectors.ids),
-            "files": {
-                file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-                for file in sorted(folder.iterdir())
-            },
         }
-        manifest = json.dumps({**body, "digest": _digest(body)}, indent=2)
-        (folder / "manifest.json").write_text(manifest + "\n", "utf-8")
+        write_manifest(folder, body)
 
 
 def is_folder(path: str | Path) -> bool:
     """Whether `path` looks like such a folder."""
-    return (Path(path) / "manifest.json").is_file()
+    return (Path(path) / MANIFEST).is_file()
 
 
 def open_folder(path: str | Path) -> NestedVectors:
@@ -84,7 +79,13 @@ def open_folder(path: str | Path) -> NestedVectors:
     from matryo.core.vectors import NestedVectors
 
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(
+        folder,
+        kind=KIND,
+        number=FORMAT,
+        what="a folder of nested vectors",
+        again="write it again",
+    )
     files = manifest["files"]
     for name, facts in files.items():
         file = folder / name
@@ -160,44 +161,13 @@ class _LazyBlock:
         return rows
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / "manifest.json"
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-        kind, number, found = manifest["kind"], manifest["format"], manifest.pop("digest")
-    except (FileNotFoundError, NotADirectoryError):
-        raise FormatError(
-            f"{folder}: expected a folder of nested vectors, got one without manifest.json",
-            path=folder,
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(
-            f"{file}: expected a manifest as JSON, got {error!r}", path=file
-        ) from error
-    if kind != KIND:
-        raise FormatError(f"{file}: expected kind {KIND!r}, got {kind!r}", path=file)
-    if number != FORMAT:
-        raise FormatError(
-            f"{file}: expected format {FORMAT}, got {number!r}",
-            hint="a newer matryo wrote this folder: pip install -U matryo",
-            path=file,
-        )
-    if found != _digest(manifest):
-        raise FormatError(
-            f"{file}: the manifest was changed after it was written (its digest does not match)",
-            hint="restore the folder or write it again",
-            path=file,
-        )
-    return dict(manifest)
-
-
 def _checked(folder: Path, name: str, files: Mapping[str, Any]) -> Path:
     file = folder / name
     if name not in files:
         raise FormatError(
             f"{folder / 'manifest.json'}: expected a file {name}, got none", path=file
         )
-    if _sha256(file) != files[name]["sha256"]:
+    if sha256_of(file) != files[name]["sha256"]:
         raise FormatError(
             f"{file}: the file is damaged (its SHA-256 does not match the manifest)",
             hint="restore the folder or write it again",
@@ -222,13 +192,3 @@ def _map(file: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[An
 
 def _block_names(nesting: Nesting) -> list[str]:
     return [f"block-{start:05d}-{stop:05d}.npy" for start, stop in nesting.blocks]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
