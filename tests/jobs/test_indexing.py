@@ -430,7 +430,7 @@ class TestResume:
     def test_a_damaged_state_is_refused(self, interrupted, notes, words, tmp_path):
         (interrupted / "build.json").write_text("{")
 
-        with pytest.raises(FormatError, match="expected the state of an unfinished build"):
+        with pytest.raises(FormatError, match="expected the state of an unfinished run"):
             build_index(
                 notes, tmp_path / "i", "8:60,32:5", model=words, batch=50, fields={"year": int},
                 resume=True,

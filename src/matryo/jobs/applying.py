@@ -7,8 +7,6 @@ multiplied in the same parts, ends with the same bytes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -32,10 +30,10 @@ from matryo.core import (
     replacing_folder,
     write_atomically,
 )
+from matryo.jobs.unfinished import identity, read_state, state_of
 from matryo.readers import VectorStream, read_vectors, stream_vectors, write_vectors
 from matryo.transforms import truncate
 
-_FORMAT = 1
 _PART = 8_192  # rows multiplied at a time, 25 MB at 768 numbers
 _COMMIT = 8 * _PART
 _WRITTEN = (".matryo", ".npy", ".parquet", ".jsonl", ".fvecs", ".fbin")  # without loading all rows
@@ -95,7 +93,7 @@ def apply(
     rows = stream.shape[0]
     work = target.with_name(f"{target.name}.unfinished")
     belongs = {
-        "vectors": _identity(Path(vectors)),
+        "vectors": identity(Path(vectors)),
         "column": column,
         "id_column": id_column,
         "array": array,
@@ -237,14 +235,6 @@ def _side(side: Side | str | None, stream: VectorStream, vectors: str | Path) ->
     return Side(side or stream.side or Side.DOCUMENT)
 
 
-def _identity(path: Path) -> list[Any]:
-    """What tells whether a file or folder is still the same one."""
-    if path.is_dir():
-        return [hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()]
-    facts = path.stat()
-    return [path.name, facts.st_size, facts.st_mtime_ns]
-
-
 def _block_files(work: Path, nesting: Nesting) -> list[Path]:
     return [work / f"block-{a:05d}-{b:05d}.f32" for a, b in nesting.blocks]
 
@@ -258,29 +248,18 @@ def _begin(work: Path, belongs: Mapping[str, Any]) -> int:
 
 
 def _write_state(work: Path, belongs: Mapping[str, Any], done: int) -> None:
-    state = {"format": _FORMAT, "done": done, "run": dict(belongs)}
-    write_atomically(work / "state.json", json.dumps(state, indent=1) + "\n")
+    write_atomically(work / "state.json", state_of(belongs, done=done))
 
 
 def _read_state(work: Path, belongs: Mapping[str, Any]) -> int:
     """Rows that are done, if it is a run of the same map over the same vectors."""
     file = work / "state.json"
-    try:
-        state = json.loads(file.read_text("utf-8"))
-        number, done, run = state["format"], int(state["done"]), dict(state["run"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    done = read_state(file, belongs).get("done")
+    if not isinstance(done, int) or done < 0:
         raise FormatError(
-            f"{file}: expected the state of an unfinished run, got {error!r}",
+            f"{file}: expected how many rows are done, got {done!r}",
             hint=f"remove {work} to start from the first row",
             path=file,
-        ) from error
-    differing = [key for key in belongs if run.get(key) != belongs[key]]
-    if number != _FORMAT or differing:
-        raise InputError(
-            f"{work} holds an unfinished run of another kind: it differs in "
-            f"{', '.join(differing) or 'format'}",
-            hint="repeat the call it was begun with, or remove it to start from the first row",
-            differing=differing,
         )
     nesting = Nesting(tuple(belongs["dims"]))
     short = [

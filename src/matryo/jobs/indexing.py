@@ -9,7 +9,6 @@ are there.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 
 from matryo.core import (
     Encoder,
-    FormatError,
     Funnel,
     InputError,
     Metric,
@@ -42,6 +40,7 @@ from matryo.core import (
 )
 from matryo.encoders import EncodingCache, encode_texts, encoder
 from matryo.evaluation import fit_steps
+from matryo.jobs.unfinished import identity, read_state, state_of
 from matryo.readers import (
     FORMATS,
     RECORD_READERS,
@@ -56,7 +55,6 @@ from matryo.search import Level
 from matryo.stores import FIELD_TYPES, Index
 from matryo.transforms import load_transform, pre_step
 
-_FORMAT = 1
 _STATE, _INDEX = "build.json", "index"  # in the folder of an unfinished build
 _PART = 8_192  # rows read at once for a sample
 _SAMPLE = 20_000  # rows that int8 steps are fitted on, at most
@@ -137,7 +135,7 @@ def build_index(
     _require_fields(source, names)
     rows = len(source.ids)
     belongs = {
-        "data": _identity(source.path),
+        "data": identity(source.path),
         "rows": rows,
         "column": column,
         "id_column": id_column,
@@ -161,7 +159,7 @@ def build_index(
         shutil.rmtree(work, ignore_errors=True)
         return {**built, "resumed_at": rows}
     if work.exists():
-        _require_same_build(work, belongs)
+        read_state(work / _STATE, belongs)
     else:
         _begin(work, belongs, plan, fields=names, source=source, fitted=fitted)
     with Index.open(work / _INDEX) as index:
@@ -556,8 +554,7 @@ def _begin(
         plan = replace(plan, scales=steps)
     with replacing_folder(work, overwrite=False) as temporary:
         Index.create(temporary / _INDEX, plan.space, plan, fields=fields).close()
-        state = {"format": _FORMAT, "build": dict(belongs)}
-        (temporary / _STATE).write_text(json.dumps(state, indent=1) + "\n", "utf-8")
+        (temporary / _STATE).write_text(state_of(belongs), "utf-8")
 
 
 def _add(
@@ -736,32 +733,3 @@ def _require_built(target: Path, work: Path, space: Space, rows: int) -> None:
                 f"rows of {space.describe()}, got {len(found)} of {found.space.describe()}",
                 hint="choose another name, or remove it",
             )
-
-
-def _require_same_build(work: Path, belongs: Mapping[str, Any]) -> None:
-    file = work / _STATE
-    try:
-        state = json.loads(file.read_text("utf-8"))
-        number, build = state["format"], dict(state["build"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{file}: expected the state of an unfinished build, got {error!r}",
-            hint=f"remove {work} to start from the first row",
-            path=file,
-        ) from error
-    differing = [key for key in belongs if build.get(key) != belongs[key]]
-    if number != _FORMAT or differing:
-        raise InputError(
-            f"{work} holds an unfinished build of another kind: it differs in "
-            f"{', '.join(differing) or 'format'}",
-            hint="repeat the call it was begun with, or remove it to start from the first row",
-            differing=differing,
-        )
-
-
-def _identity(path: Path) -> list[Any]:
-    """What tells whether a file or folder is still the same one."""
-    if path.is_dir():
-        return [hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()]
-    facts = path.stat()
-    return [path.name, facts.st_size, facts.st_mtime_ns]
