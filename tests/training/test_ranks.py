@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from tests.training.one_rank import DIMS, drawn, encoder, texts
 from tests.training.plain import leaf
+from tests.training.two_ranks import seen_by_two_ranks
 
 from matryo.training import check_ranks_agree, gather_with_grad, nested_info_nce, own_targets
 
@@ -19,26 +14,7 @@ from matryo.training import check_ranks_agree, gather_with_grad, nested_info_nce
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What each of two ranks saw."""
-    folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).with_name("one_rank.py")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        told = [rank.communicate(timeout=120)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(told)
-    return [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
+    return seen_by_two_ranks("one_rank.py", tmp_path_factory.mktemp("ranks"), timeout=120)
 
 
 def joined(dims):

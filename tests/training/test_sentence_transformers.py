@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-import subprocess
-import sys
 import warnings
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from tests.training.plain import leaf
+from tests.training.two_ranks import seen_by_two_ranks
 from torch import nn
 from torch.nn import functional
 
@@ -624,26 +620,7 @@ class TestBadBatches:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What each of two ranks saw."""
-    folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).with_name("one_st_rank.py")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        told = [rank.communicate(timeout=240)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(told)
-    return [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in range(2)]
+    return seen_by_two_ranks("one_st_rank.py", tmp_path_factory.mktemp("ranks"), timeout=240)
 
 
 class TestTwoRanks:
