@@ -13,7 +13,7 @@ from matryo.evaluation import Grid, Rules, measure_labels, measure_pairs, measur
 
 WIDTH, DIMS = 24, (4, 12, 24)
 RULES = Rules(0.9, 0.95, "synthetic")
-PRECISIONS = (Precision.FLOAT32, Precision.INT8, Precision.BINARY)
+PRECISIONS = tuple(Precision.parse_list("float32,int8,int4,int2,binary"))
 
 
 def clustered(n, seed):
@@ -67,7 +67,7 @@ class TestSearch:
         curves = measure_search(queries, corpus, grid(), RULES, k=5)
 
         assert [(r.method, r.dim, r.precision) for r in curves.records] == [
-            *[("cut", dim, p) for dim in DIMS for p in ("float32", "int8", "binary")],
+            *[("cut", dim, p) for dim in DIMS for p in PRECISIONS],
             *[(m, dim, "float32") for m in ("random", "rotation") for dim in (4, 12)],
         ]
         assert {(c["a"], c["b"], c["dim"]) for c in curves.comparisons} == {
@@ -134,7 +134,7 @@ class TestSearch:
         curves = measure_search(queries, corpus, grid(), RULES, k=5, threshold=0.6)
 
         levels = {(t["dim"], t["precision"]) for t in curves.thresholds}
-        assert len(levels) == len(curves.thresholds) == len(curves.score_maps) == 8
+        assert len(levels) == len(curves.thresholds) == len(curves.score_maps) == 14
         assert all(0 <= t["flipped"] <= 1 for t in curves.thresholds)
 
     def test_without_baselines_there_are_none(self, queries, corpus):

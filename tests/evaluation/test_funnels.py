@@ -99,7 +99,7 @@ def case(corpus, queries, funnels, *, metric="cosine", cap=N, k=K, settle=SETTLE
 
 
 def formats(metric):
-    return [p for p in Precision if metric == "cosine" or p is not Precision.BINARY]
+    return [p for p in Precision if metric == "cosine" or not p.is_packed]
 
 
 @st.composite

@@ -70,12 +70,13 @@ def test_the_full_width_is_the_reference_and_keeps_all_of_itself():
     assert row.low < row.value < row.high
 
 
-def test_a_record_is_plain_json_with_the_bytes_of_its_precision():
-    row = record(np.ones(50), np.ones(50), level=Level(20, Precision.BINARY))
+@pytest.mark.parametrize(("name", "size"), [("int8", 20), ("int4", 10), ("int2", 5), ("binary", 3)])
+def test_a_record_is_plain_json_with_the_bytes_of_its_precision(name, size):
+    row = record(np.ones(50), np.ones(50), level=Level(20, Precision(name)))
 
     values = json.loads(json.dumps(row.to_dict()))
 
-    assert (values["dim"], values["precision"], values["bytes_per_vector"]) == (20, "binary", 3)
+    assert (values["dim"], values["precision"], values["bytes_per_vector"]) == (20, name, size)
     assert Record(**values) == row
 
 

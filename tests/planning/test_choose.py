@@ -32,7 +32,7 @@ from matryo.planning.limits import within
 from matryo.search import Level, View, run, scan
 
 K = 10
-FORMATS = tuple(Precision.parse_list("float32,int8,binary"))
+FORMATS = tuple(Precision.parse_list("float32,int8,int4,int2,binary"))
 MEAN = Promise("mean", "neighbor_recall@10", 0.95)
 
 
@@ -330,7 +330,7 @@ def test_candidates_begin_with_the_full_width_and_never_widen_a_stage():
     funnels = funnel_candidates(Nesting.halving(768), FORMATS, k=10, n_rows=100_000)
 
     assert str(funnels[0]) == "768:10"
-    assert len(funnels) > 200
+    assert 1000 < len(funnels) < 3000  # the time that planning takes grows with them
     assert len(set(funnels)) == len(funnels)
     for funnel in funnels:
         sizes = [stage.dim * stage.precision.bits for stage in funnel.stages]

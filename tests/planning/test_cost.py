@@ -517,6 +517,13 @@ class TestMeasured:
         assert this_machine().name == first.name
         assert Machine.load(file).name == first.name
 
+    def test_this_machine_is_measured_again_where_a_precision_is_not_known(self, cache):
+        first = this_machine()
+        (file,) = cache.iterdir()
+        replace(first, rates={Precision.INT8: first.rates[Precision.INT8]}).save(file)
+
+        assert set(this_machine().rates) == set(Precision)
+
     def test_what_is_measured_can_price_every_precision(self, tmp_path):
         machine = measure_machine(tmp_path)
 

@@ -37,7 +37,7 @@ def test_every_size_of_one_pass_is_exact_search_at_that_size(data, metric):
         np.testing.assert_allclose(top["cut", level].scores, best, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.INT8, Precision.BINARY])
+@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.INT8])
 def test_codes_are_made_after_the_cut_and_scored_with_their_scale(data, precision):
     queries, corpus = data
     level = Level(8, precision)
@@ -46,7 +46,6 @@ def test_codes_are_made_after_the_cut_and_scored_with_their_scale(data, precisio
     decoded = {
         Precision.FLOAT16: prefix.astype(np.float16).astype(float),
         Precision.INT8: np.clip(np.rint(prefix / scales), -127, 127) * scales.astype(float),
-        Precision.BINARY: np.where(prefix > 0, 1, -1) / np.sqrt(8),
     }[precision]
     asked = truncate(queries, 8).astype(float)
 

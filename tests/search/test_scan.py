@@ -27,7 +27,7 @@ KINDS = [
     (metric, precision)
     for metric in ("cosine", "dot", "l2")
     for precision in Precision
-    if metric == "cosine" or precision is not Precision.BINARY
+    if metric == "cosine" or not precision.is_packed
 ]
 corpora = vectors(WIDTH, min_rows=3, max_rows=40)
 questions = vectors(WIDTH, max_rows=5)
@@ -355,10 +355,11 @@ class TestRefusals:
         assert caught.value.ids == ["doc-8500", "doc-8999"]
 
     @pytest.mark.parametrize("metric", ["dot", "l2"])
-    def test_binary_codes_without_the_cosine(self, metric):
+    @pytest.mark.parametrize("name", plain.PACKED)
+    def test_packed_codes_without_the_cosine(self, metric, name):
         corpus = random_rows(5, 0)
-        with pytest.raises(UnsupportedError, match=f"need the metric cosine, got {metric}"):
-            search(corpus, corpus, Level(4, Precision.BINARY), k=1, metric=metric)
+        with pytest.raises(UnsupportedError, match=f"{name} .* the metric cosine, got {metric}"):
+            search(corpus, corpus, Level(4, Precision(name)), k=1, metric=metric)
 
     @pytest.mark.parametrize("k", [0, -1])
     def test_fewer_neighbors_than_one(self, k):

@@ -21,7 +21,9 @@ def run(
     dims: Annotated[
         str | None, typer.Option(help="Block borders; the last is the width that is stored.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32, float16, int8 or binary.")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="float32, float16, int8, int4, int2 or binary.")
+    ] = "float32",
     column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     id_column: IdColumn = None,
     allow_untrained: Annotated[

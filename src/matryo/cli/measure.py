@@ -42,7 +42,9 @@ def run(
     ] = None,
     precisions: Annotated[
         str | None,
-        typer.Option(help="Among float32, float16, int8, binary; default all but float16."),
+        typer.Option(
+            help="Among float32, float16, int8, int4, int2, binary; default float32,int8,binary."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours that count.")] = 10,
     relevance: Annotated[

@@ -58,8 +58,8 @@ def run(
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Rows of an answer.")] = 10,
     dims: Annotated[str | None, typer.Option(help="Sizes, as 64,128,256.")] = None,
     precisions: Annotated[
-        str, typer.Option(help="Among float32, float16, int8, binary.")
-    ] = "float32,int8,binary",
+        str, typer.Option(help="Among float32, float16, int8, int4, int2, binary.")
+    ] = "float32,int8,int4,int2,binary",
     minimize: Annotated[str, typer.Option(help="bytes, latency or ram.")] = "bytes",
     budget_ram: Annotated[str | None, typer.Option(help="Most RAM, as 2GB.")] = None,
     budget_disk: Annotated[str | None, typer.Option(help="Most disk, as 20GB.")] = None,

@@ -14,12 +14,15 @@ from matryo.core.errors import UnknownNameError
 class Precision(StrEnum):
     """How one number of a vector is stored.
 
-    `binary` packs eight dimensions into a byte, the first dimension in the highest bit.
+    `int4`, `int2` and `binary` are packed, two, four and eight dimensions to a byte, the first
+    dimension in the highest bits. They keep directions only.
     """
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
+    INT4 = "int4"
+    INT2 = "int2"
     BINARY = "binary"
 
     @classmethod
@@ -43,16 +46,21 @@ class Precision(StrEnum):
     @property
     def bits(self) -> int:
         """Bits per dimension."""
-        return {"float32": 32, "float16": 16, "int8": 8, "binary": 1}[self.value]
+        return {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int2": 2, "binary": 1}[self]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a byte holds several dimensions."""
+        return self.bits < 8
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """What numpy keeps its codes in."""
-        return np.dtype("uint8" if self is Precision.BINARY else self.value)
+        return np.dtype("uint8" if self.is_packed else self.value)
 
     def columns(self, dim: int) -> int:
         """Numbers of `dtype` that the codes of `dim` numbers take."""
-        return -(-dim // 8) if self is Precision.BINARY else dim
+        return -(-dim * self.bits // 8) if self.is_packed else dim
 
     def bytes_per_vector(self, dim: int) -> int:
         """Bytes that one vector of `dim` numbers takes, without ids and without any index."""

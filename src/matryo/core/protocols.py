@@ -5,7 +5,7 @@ Each has a conformance suite in `matryo.testing`, which matryo's own implementat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -104,11 +104,33 @@ class Store(Protocol):
     def space(self) -> Space:
         """The space of everything in it."""
 
-    def add(self, ids: Sequence[str] | Sequence[int], vectors: NDArray[np.floating]) -> None:
-        """Add rows; once this returns they are kept. Known ids raise `InputError`."""
+    def add(
+        self,
+        ids: Sequence[str] | Sequence[int],
+        vectors: NDArray[np.floating],
+        fields: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """Add rows; once this returns they are kept and found. A refusal changes nothing.
 
-    def upsert(self, ids: Sequence[str] | Sequence[int], vectors: NDArray[np.floating]) -> None:
-        """Add or replace rows; once this returns they are kept."""
+        Args:
+            ids: One per row, none of them known and none twice.
+            vectors: `(n, full_dim)` whole vectors of documents.
+            fields: For each field one value per row, None where a row has none.
+
+        Raises:
+            InputError: ids that are known or repeat.
+            DimError: vectors that are not as wide as the space.
+            VectorError: vectors that cannot be scored; `ids` names them.
+            UnsupportedError: fields, where `capabilities.filters` is False.
+        """
+
+    def upsert(
+        self,
+        ids: Sequence[str] | Sequence[int],
+        vectors: NDArray[np.floating],
+        fields: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """Add rows, or replace them with all their fields; see `add`."""
 
     def delete(self, ids: Sequence[str] | Sequence[int]) -> None:
         """Remove rows; unknown ids raise `InputError`."""
@@ -121,10 +143,18 @@ class Store(Protocol):
         funnel: Funnel,
         where: object | None = None,
     ) -> Hits:
-        """The best `k` rows for each query, by `funnel`, among the rows that match `where`."""
+        """The best `k` rows for each query, by `funnel`, among the rows that match `where`.
+
+        A smaller `k` than the last stage keeps cuts the answer; for a larger one every stage keeps
+        at least `k` rows. Of equal scores the smaller id goes first.
+
+        Raises:
+            InputError: `k` below 1, or a filter that does not fit.
+            UnsupportedError: a funnel, or a filter, that the store cannot run.
+        """
 
     def __len__(self) -> int:
         """Rows that can be found."""
 
     def close(self) -> None:
-        """Give back files and sockets."""
+        """Give back files and sockets; closing twice is no error."""

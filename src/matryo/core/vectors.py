@@ -124,8 +124,8 @@ class NestedVectors:
 
     @property
     def is_codes(self) -> bool:
-        """Whether the blocks hold codes (`int8`, `binary`) instead of floats."""
-        return self.precision in (Precision.INT8, Precision.BINARY)
+        """Whether the blocks hold codes (`int8` and fewer bits) instead of floats."""
+        return self.precision.bits <= 8
 
     @property
     def shape(self) -> tuple[int, int]:

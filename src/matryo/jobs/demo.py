@@ -22,7 +22,7 @@ from matryo.search import FunnelSearch
 
 FUNNEL = "64:200,256:10"
 DIMS = (16, 32, 64, 128, 256)
-PRECISIONS = ("float32", "float16", "int8", "binary")
+PRECISIONS = ("float32", "int8", "int4", "binary")
 
 
 def demo_data() -> RetrievalData:

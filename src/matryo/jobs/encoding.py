@@ -50,7 +50,7 @@ def encode(
         model_options: Options of the encoder.
         dims: Block borders of the folder, ascending; the last is the width that is stored. By
             default the dims the model was trained at.
-        precision: `float32` or `float16`; or `int8` or `binary` codes, of exactly one dim, in a
+        precision: `float32` or `float16`; or codes of fewer bits, of exactly one dim, in a
             folder.
         column: Column of the texts.
         id_column: Column of the ids.
@@ -98,7 +98,7 @@ def encode(
     dim = nesting.full_dim
     if dim < space.full_dim:
         vectors = truncate(vectors, dim, normalize=space.metric == "cosine")
-    if wanted in (Precision.INT8, Precision.BINARY):
+    if wanted.bits <= 8:
         prefix = truncate(vectors, dim, normalize=space.metric == "cosine")
         scales = fit_scales(prefix) if wanted is Precision.INT8 else None
         stored = NestedVectors(

@@ -150,8 +150,8 @@ def measure(
             require_trained(nesting, job.trained, job.space)
         used = metric or (job.space.metric if job.space else "cosine")
         # the default leaves out what the metric cannot score; what was asked for is refused there
-        without = {Precision.BINARY} if precisions is None and used != "cosine" else set()
-        wanted = [precision for precision in given if precision not in without]
+        every = precisions is not None or used == "cosine"
+        wanted = [precision for precision in given if every or not precision.is_packed]
         return Grid(nesting, wanted, used, baselines=baselines, seed=seed)
 
     if isinstance(source, PairsData):

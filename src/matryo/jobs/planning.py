@@ -82,7 +82,7 @@ def plan(
     query_floor: float = 0.9,
     k: int = 10,
     dims: str | Iterable[int] | None = None,
-    precisions: str | Iterable[str] = "float32,int8,binary",
+    precisions: str | Iterable[str] = "float32,int8,int4,int2,binary",
     minimize: Minimize = "bytes",
     budget: Budget | None = None,
     prices: Prices | None = None,

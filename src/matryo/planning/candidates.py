@@ -46,8 +46,9 @@ def funnel_candidates(
     """Single sizes, and funnels of two and three stages, for answers of `k` rows.
 
     Two stages: a prefix at any precision, then the full width as float32 or int8. Three stages: a
-    prefix of few bits, then int8 or twice as many bits or more, then the full width as float32 for
-    a few rows. The full width as float32, which keeps every floor, comes first.
+    prefix of few bits, then twice as many bits or more of the full width, or of a longer prefix
+    where both are single bits, then the full width as float32 for a few rows. The full width as
+    float32, which keeps every floor, comes first.
 
     Args:
         nesting: Sizes; the last one is the full width.
@@ -96,12 +97,17 @@ def levels_of(nesting: Nesting, precisions: Sequence[Precision]) -> list[Level]:
 
 
 def _pair(first: Level, middle: Level, full_dim: int) -> bool:
-    """Whether these may be the first two of three stages: few bits, then clearly more of them."""
+    """Whether these may be the first two of three stages: few bits, then clearly more of them.
+
+    A middle shorter than the full width saves hardly anything, so few rows are left to read there;
+    only a longer prefix of single bits costs as little.
+    """
     if first.precision is Precision.FLOAT32 or middle.precision is Precision.FLOAT32:
         return False
-    if middle.precision is Precision.INT8 and middle.dim < full_dim:
+    if middle.dim < full_dim and not first.precision is middle.precision is Precision.BINARY:
         return False
-    return middle.dim >= first.dim and _bits(middle) >= 2 * _bits(first)
+    finer = middle.precision.bits >= first.precision.bits and middle.dim >= first.dim
+    return finer and _bits(middle) >= 2 * _bits(first)
 
 
 def _bits(level: Level) -> int:

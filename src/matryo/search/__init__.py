@@ -1,22 +1,50 @@
 """Retrieval in this process, and the only place where scores are computed.
 
 Hides how a document is cut, scaled and coded before it is scored, how one pass over a corpus serves
-every size, and how rounding and ties are settled.
+every size, how rounding and ties are settled, and what a native kernel does where there is one.
 """
 
 from matryo.search.answer import Answer, Work
+from matryo.search.blocks import (
+    ROWS,
+    bounds_of,
+    check_packed,
+    excess_of,
+    from_blocks,
+    inverse_lengths_from,
+    to_blocks,
+)
 from matryo.search.exact import ExactSearch
 from matryo.search.funnel import FunnelSearch
+from matryo.search.kernels import REFERENCE, instruction_set, kernel
 from matryo.search.onepass import View
 from matryo.search.run import run
 from matryo.search.scan import MOST_TIES, TopK, scan
-from matryo.search.scores import Level, check_level, pair_scores, stored_form
+from matryo.search.scores import (
+    Level,
+    check_level,
+    packed_scores,
+    pair_scores,
+    rounded,
+    stored_form,
+)
 from matryo.search.shortlist import NOWHERE, Shortlist, shortlists
-from matryo.search.stored import Stored, check_reach, parts, rounding, row_squares, settled_best
+from matryo.search.stored import (
+    Stored,
+    best_first,
+    check_reach,
+    packed_sums,
+    parts,
+    rounding,
+    row_squares,
+    settled_best,
+)
 
 __all__ = [
     "MOST_TIES",
     "NOWHERE",
+    "REFERENCE",
+    "ROWS",
     "Answer",
     "ExactSearch",
     "FunnelSearch",
@@ -26,10 +54,21 @@ __all__ = [
     "TopK",
     "View",
     "Work",
+    "best_first",
+    "bounds_of",
     "check_level",
+    "check_packed",
     "check_reach",
+    "excess_of",
+    "from_blocks",
+    "instruction_set",
+    "inverse_lengths_from",
+    "kernel",
+    "packed_scores",
+    "packed_sums",
     "pair_scores",
     "parts",
+    "rounded",
     "rounding",
     "row_squares",
     "run",
@@ -37,4 +76,5 @@ __all__ = [
     "settled_best",
     "shortlists",
     "stored_form",
+    "to_blocks",
 ]

@@ -1,8 +1,8 @@
 """One pass over a corpus that scores it at every size and precision.
 
 Inner products add up over blocks of dimensions, S_m = S_{m-1} + Q_b X_bᵀ, so the float32 scores of
-all sizes together cost the multiplications of the largest one; the bits of all sizes share a second
-such sum. What becomes of the scores is for a pool to say, of which every level has one.
+all sizes together cost the multiplications of the largest one. What becomes of the scores is for a
+pool to say, of which every level has one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from matryo.core import (
     shorten,
 )
 from matryo.readers import Rows
-from matryo.search.scores import Level, check_level, pair_scores, stored_form
+from matryo.search.scores import Level, check_level, pair_scores, rounded, stored_form
 
 _TILE = 1 << 20  # scores held at once by one worker: 4 MiB stay in its cache
 _CHUNK = 1024  # rows scored at once
@@ -232,8 +232,7 @@ class ViewPass:
         self._view, self._metric, self._pools = view, metric, pools
         self._queries = _mapped(view, queries)
         plain = sorted(lev for lev in view.levels if lev.precision is Precision.FLOAT32)
-        self._bits = sorted(lev for lev in view.levels if lev.precision is Precision.BINARY)
-        self._coded = [lev for lev in view.levels if lev not in {*plain, *self._bits}]
+        self._coded = [lev for lev in view.levels if lev not in plain]
         # Scaling a short prefix before its product is cheaper than scaling the scores after it.
         short = _SHORT if metric == "cosine" else 0
         self._short = [level for level in plain if level.dim <= short]
@@ -254,6 +253,12 @@ class ViewPass:
             lengths = np.linalg.norm(scaled.astype(np.float64), axis=1)
         self._running = np.ascontiguousarray(scaled, dtype=np.float32)
         self._lengths = lengths if metric == "l2" else np.ones(len(lengths))
+        # queries as packed codes see them: at length 1, and what that length was
+        self._rounded: dict[Level, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
+        for level in (level for level in self._coded if level.precision.is_packed):
+            weights, steps = rounded(self._queries, level)
+            norms = np.linalg.norm(weights.astype(np.float64), axis=1)
+            self._rounded[level] = (weights / norms[:, None]).astype(np.float32), norms * steps
 
     def add(
         self,
@@ -270,10 +275,6 @@ class ViewPass:
         if self._metric == "cosine":
             _refuse_zero_prefixes(squares, self._view.levels, "documents", start, ids)
         forms = {level: self._stored(whole, level, start, ids) for level in self._coded}
-        signs = np.empty((0, 0), np.float32)
-        if self._bits:
-            # as the codes decode, up to a length that all rows share: the order is the same
-            signs = np.where(whole[:, : self._bits[-1].dim] > 0, np.float32(1), np.float32(-1))
         scaled = {
             level: rows[:, : level.dim]
             * (1 / np.sqrt(squares[level.dim]))[:, None].astype(np.float32)
@@ -293,23 +294,20 @@ class ViewPass:
             for level in self._short:
                 np.matmul(queries[:, : level.dim], scaled[level].T, out=scores)
                 self._pools[level].offer(scores, **tile)
-            for levels, numbers in ((self._summed, rows), (self._bits, signs)):
-                before = 0
-                for level in levels:
-                    part = slice(before, level.dim)
-                    np.matmul(
-                        queries[:, part], numbers[:, part].T, out=product if before else total
-                    )
-                    if before:
-                        total += product
-                    before = level.dim
-                    if level.precision is Precision.BINARY:
-                        np.multiply(total, np.float32(level.dim**-0.5), out=scores)
-                    else:
-                        self._rank(total, squares[level.dim], out=scores)
-                    self._pools[level].offer(scores, **tile)
+            before = 0
+            for level in self._summed:
+                part = slice(before, level.dim)
+                np.matmul(queries[:, part], rows[:, part].T, out=product if before else total)
+                if before:
+                    total += product
+                before = level.dim
+                self._rank(total, squares[level.dim], out=scores)
+                self._pools[level].offer(scores, **tile)
             for level, form in forms.items():
-                np.matmul(queries[:, : level.dim], form.T, out=scores)
+                if level in self._rounded:
+                    np.matmul(self._rounded[level][0][block], form.T, out=scores)
+                else:
+                    np.matmul(queries[:, : level.dim], form.T, out=scores)
                 if self._metric == "l2":
                     self._rank(scores, np.einsum("ij,ij->i", form, form), out=scores)
                 self._pools[level].offer(scores, **tile)
@@ -346,9 +344,11 @@ class ViewPass:
         Queries of length 1 make the numbers; here their true length, or that of their prefix under
         the cosine, comes back.
         """
-        if self._metric == "l2":
+        if level in self._rounded:
+            scores: NDArray[np.float64] = numbers * self._rounded[level][1][query]
+        elif self._metric == "l2":
             moved = self._running[query, : level.dim].astype(np.float64)
-            scores: NDArray[np.float64] = numbers - np.square(moved).sum(axis=1)
+            scores = numbers - np.square(moved).sum(axis=1)
         else:
             length = np.sqrt(_full(self._squares)[query])
             if self._metric == "cosine":

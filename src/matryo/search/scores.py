@@ -2,19 +2,27 @@
 
 score(query, document) at a level is the inner product of the query's prefix with what the stored
 codes of the document's prefix decode to. For cosine both prefixes are first scaled to length 1; for
-`dot` they are taken as they are; for `l2` the score is minus the squared distance. Queries are
-never quantized. Higher is always better.
+`dot` they are taken as they are; for `l2` the score is minus the squared distance. Higher is always
+better.
+
+Packed codes stand for small integers, and a query that meets them is rounded to 255 levels, or 127
+for single bits: its part in the error is far below that of the codes. What is summed up are then
+integers, so a score is the same to the last bit whatever computes it. For other codes queries stay
+as they are.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import METRICS, InputError, Metric, Precision, UnsupportedError
-from matryo.transforms import decode, encode, truncate
+from matryo.transforms import decode, encode, inverse_lengths, odd_integers, truncate
+
+# of a query that meets packed codes; four numbers of 63 add up to no more than a byte holds
+_LARGEST_WEIGHTS = {Precision.INT4: 127, Precision.INT2: 127, Precision.BINARY: 63}
 
 
 class Level(NamedTuple):
@@ -32,13 +40,14 @@ def check_level(level: Level, metric: Metric) -> None:
 
     Raises:
         InputError: no such metric.
-        UnsupportedError: binary codes keep directions only, so they need the cosine.
+        UnsupportedError: packed codes keep directions only, so they need the cosine.
     """
     if metric not in METRICS:
         raise InputError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    if level.precision is Precision.BINARY and metric != "cosine":
+    if level.precision.is_packed and metric != "cosine":
         raise UnsupportedError(
-            f"binary codes keep only directions, so they need the metric cosine, got {metric}",
+            f"{level.precision} codes keep only directions, so they need the metric cosine, "
+            f"got {metric}",
             hint="use int8, or declare the space as cosine if lengths do not matter",
         )
 
@@ -69,6 +78,44 @@ def stored_form(
     return decode(codes, level.precision, dim=level.dim, scales=scales)
 
 
+def encoded(vectors: NDArray[np.floating], level: Level) -> NDArray[np.uint8]:
+    """Packed codes of documents: `(n, columns)` of `(n, level.dim or more)` vectors."""
+    codes: NDArray[np.uint8] = encode(truncate(vectors, level.dim), level.precision)
+    return codes
+
+
+def rounded(
+    queries: NDArray[np.floating], level: Level
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """What queries look like to packed codes.
+
+    Args:
+        queries: `(q, full_dim)` whole query vectors, or any prefix of at least `level.dim` numbers.
+        level: Size and number format of the codes.
+
+    Returns:
+        `(q, level.dim)` integers, and `(q,)` what one of them is worth.
+    """
+    largest = _LARGEST_WEIGHTS[level.precision]
+    asked = truncate(queries, level.dim).astype(np.float64)
+    steps = (np.abs(asked).max(axis=1) / largest).astype(np.float32)
+    return np.rint(asked / steps[:, None]).astype(np.int8), steps
+
+
+def packed_scores(
+    sums: NDArray[Any], inverse_lengths: NDArray[np.float32], steps: Any
+) -> NDArray[np.float32]:
+    """Scores of packed codes: two float32 products of sums of integers, in this order.
+
+    Args:
+        sums: Products of the integers of queries and of codes, summed up.
+        inverse_lengths: Of the integers that the codes stand for.
+        steps: What the integers of the queries are worth.
+    """
+    scores: NDArray[np.float32] = sums.astype(np.float32) * inverse_lengths * steps
+    return scores
+
+
 def pair_scores(
     queries: NDArray[np.floating],
     documents: NDArray[np.floating],
@@ -91,6 +138,11 @@ def pair_scores(
     Returns:
         `(m,)` float32 scores.
     """
+    if level.precision.is_packed:
+        weights, steps = rounded(queries, level)
+        numbers = odd_integers(encoded(documents, level), level.precision, dim=level.dim)
+        sums = _row_products(weights.astype(np.float64), numbers.astype(np.float64))
+        return packed_scores(sums, inverse_lengths(numbers), steps)
     left = queries[:, : level.dim].astype(np.float64)
     if level.precision is Precision.FLOAT32:
         right = documents[:, : level.dim].astype(np.float64)

@@ -18,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.core import InputError, Metric, Precision
-from matryo.search.scores import Level
-from matryo.transforms import decode, encode, truncate
+from matryo.search.scores import Level, packed_scores, rounded
+from matryo.transforms import decode, encode, inverse_lengths, odd_integers, truncate
 
 _NUMBERS = 1 << 18  # converted at once: one MiB of float32 stays in the cache of a processor
 _PACKED_ROWS = 1 << 14  # looked up at once
 _SETTLED_ROWS = 1024  # scored in float64 at once
 _LONGEST = 1e37  # of anything that is multiplied or squared; float32 ends at 3.4e38
-# `(8, 256)`: the signs that the bits of every byte stand for, the first one in the highest bit
-_SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[None], axis=0) * np.float32(2) - 1
 _TINY = float(np.finfo(np.float32).tiny)  # what a product may lose below the range of float32
 
 _Lengths = TypeVar("_Lengths", float, NDArray[np.float64])
@@ -53,6 +51,9 @@ class Stored:
         self._level, self._metric, self._scales = level, metric, scales
         prefix = truncate(vectors, level.dim, normalize=metric == "cosine")
         self._codes = np.ascontiguousarray(encode(prefix, level.precision, scales=scales))
+        self._inverse_lengths = np.empty(0, np.float32)
+        if level.precision.is_packed:
+            self._inverse_lengths = inverse_lengths_of(self._codes, level)
         squares = [row_squares(self._form(part)) for part in parts(len(vectors), _SETTLED_ROWS)]
         self._squares = np.concatenate(squares)
         self._longest = float(np.sqrt(self._squares.max()))
@@ -68,6 +69,11 @@ class Stored:
             rows: Numbers of the rows to score; None scores all.
         """
         dim = self._level.dim
+        if self._level.precision.is_packed:
+            scores = self._packed_scores(query, rows)
+            numbers = np.arange(len(scores)) if rows is None else rows
+            best = best_first(scores, numbers, keep)
+            return numbers[best], scores[best]
         asked = truncate(query[None], dim, normalize=self._metric == "cosine")[0]
         length = math.hypot(*asked.tolist())
         check_reach(length, self._longest, self._metric)
@@ -80,6 +86,15 @@ class Stored:
         rows = near if rows is None else rows[near]
         return settled_best(rows, self._form, asked, keep=keep, metric=self._metric)
 
+    def _packed_scores(
+        self, query: NDArray[np.floating], rows: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        """Scores of packed codes, which are exact."""
+        weights, steps = rounded(query[None], self._level)
+        sums = packed_sums(self._codes, weights[0], self._level, rows)
+        lengths = self._inverse_lengths if rows is None else self._inverse_lengths[rows]
+        return packed_scores(sums, lengths, steps[0])
+
     def _form(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """What these rows stand for."""
         precision = self._level.precision
@@ -89,9 +104,7 @@ class Stored:
         self, asked: NDArray[np.float32], rows: NDArray[np.int64] | None
     ) -> NDArray[np.float32]:
         """Numbers that order the rows as their scores do, but for rounding."""
-        if self._level.precision is Precision.BINARY:
-            products = _bit_products(self._codes, asked, rows)
-        elif self._scales is not None and self._level.precision is Precision.INT8:
+        if self._scales is not None and self._level.precision is Precision.INT8:
             # a step on either side of a product is the same: the codes need not be decoded
             products = row_products(self._codes, asked * self._scales, rows)
         else:
@@ -146,22 +159,50 @@ def row_products(
     return products
 
 
-def _bit_products(
-    codes: NDArray[np.uint8], asked: NDArray[np.float32], rows: NDArray[np.int64] | None
+def packed_sums(
+    codes: NDArray[np.uint8],
+    weights: NDArray[np.int8],
+    level: Level,
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Inner product of rows of packed bits, or of all, as ±1/sqrt(dim) with `(dim,)` numbers.
+    """Sums of integers of packed codes, of some rows or of all, times those of a query.
 
-    The sum over the eight numbers of a byte is looked up among the 256 that it can be.
+    What the numbers of a byte add up to is looked up among the 256 sums that it can be.
+
+    Returns:
+        `(rows,)` whole numbers; float32 holds them all up to 8,000 dims, and rounds beyond.
     """
-    weights = np.zeros(codes.shape[1] * 8, np.float32)
-    weights[: len(asked)] = asked / np.float32(np.sqrt(len(asked)))
-    sums = weights.reshape(-1, 8) @ _SIGNS
-    products = np.zeros(len(codes) if rows is None else len(rows), np.float32)
-    for part in parts(len(products), _PACKED_ROWS):
-        chunk, total = codes[part] if rows is None else codes[rows[part]], products[part]
-        for place, table in enumerate(sums):
+    several = 8 // level.precision.bits
+    padded = np.zeros(codes.shape[1] * several, np.float32)
+    padded[: level.dim] = weights
+    every = np.arange(256, dtype=np.uint8)[:, None]
+    numbers = odd_integers(every, level.precision, dim=several).astype(np.float32)
+    tables = padded.reshape(-1, several) @ numbers.T
+    sums = np.zeros(len(codes) if rows is None else len(rows), np.float32)
+    for part in parts(len(sums), _PACKED_ROWS):
+        chunk, total = codes[part] if rows is None else codes[rows[part]], sums[part]
+        for place, table in enumerate(tables):
             total += table.take(chunk[:, place], mode="clip")  # a byte is never out of bounds
-    return products
+    return sums
+
+
+def inverse_lengths_of(codes: NDArray[np.uint8], level: Level) -> NDArray[np.float32]:
+    """One over the length of the integers of each row of packed codes."""
+    lengths = [
+        inverse_lengths(odd_integers(codes[part], level.precision, dim=level.dim))
+        for part in parts(len(codes), _SETTLED_ROWS)
+    ]
+    return np.concatenate(lengths)
+
+
+def best_first(
+    scores: NDArray[np.float32], order: NDArray[np.int64], keep: int
+) -> NDArray[np.int64]:
+    """Places of the best `keep` scores, best first; of equal ones the smaller of `order`."""
+    keep = min(keep, len(scores))
+    near = np.flatnonzero(scores >= np.partition(scores, len(scores) - keep)[len(scores) - keep])
+    places: NDArray[np.int64] = near[np.lexsort((order[near], -scores[near]))][:keep]
+    return places
 
 
 def rounding(dim: int, length: float, longest: _Lengths, metric: Metric) -> _Lengths:

@@ -1,7 +1,8 @@
-"""Losses of documents as they will be stored: as int8 steps or signs, with a gradient through them.
+"""Losses of documents as they will be stored: as few levels or signs, with a gradient through them.
 
-A search codes documents and never queries, so that is what these losses do. Inner products of codes
-add up over blocks too, so every number format takes one fused loss, whatever the sizes:
+Documents are coded here and queries never: a search that meets packed codes rounds its query too,
+but so finely that it hardly matters. Inner products of codes add up over blocks too, so every
+number format takes one fused loss, whatever the sizes:
 
     made = nested_precisions(nested_info_nce, queries, documents, dims="64,128,256")
 
@@ -27,6 +28,8 @@ from matryo.training.result import NestedLoss
 from matryo.training.sizes import Dims
 
 _LARGEST_CODE = 127
+# of int4 and int2, as matryo.transforms.encode has them for rows whose mean square is 1
+_LEVELS = {Precision.INT4: 0.335, Precision.INT2: 0.9957}
 
 Scales = Tensor | NDArray[Any]
 
@@ -57,9 +60,11 @@ def nested_precisions(
 ) -> PrecisionsLoss:
     """Sum a nested loss over number formats, calling it once for each.
 
-    The cosines of binary sizes are those that a search scores. Those of int8 and float16 sizes
-    differ from them by no more than two roundings do: a search codes the prefix of a size once it
-    has length 1, with steps of that size; here whole vectors are coded, so that sizes add up.
+    The cosines of binary sizes are those that a search scores, up to how it rounds a query. Those
+    of int8 and float16 sizes differ from them by no more than two roundings do: a search codes the
+    prefix of a size once it has length 1, with steps of that size; here whole vectors are coded, so
+    that sizes add up. For int4 and int2 this is closest at the full width: a prefix whose numbers
+    are larger than those behind it is stored with wider steps than here.
 
     Args:
         loss: Called as `loss(*vectors, dims=dims)`: `nested_info_nce`, or another loss of cosines
@@ -119,7 +124,8 @@ def straight_through(
 
     Rows are coded at length 1, as `matryo.transforms.encode` does it, decoded, and given their
     length back, so that slopes are those of the vectors at hand. The length itself is taken as
-    given. For binary a number becomes plus or minus the root mean square of its row.
+    given. For binary a number becomes plus or minus the root mean square of its row; for int4 and
+    int2 an odd multiple of what gives the row its length.
 
     Args:
         vectors: `(rows, full_dim)`.
@@ -155,6 +161,12 @@ def straight_through(
         codes = rows / steps
         passing = codes.abs() <= _LARGEST_CODE + 0.5  # up to there rounding alone reaches the last
         coded = codes.round().clamp(-_LARGEST_CODE, _LARGEST_CODE) * steps
+    elif precision in _LEVELS:
+        most = 2 ** (precision.bits - 1)  # levels on either side
+        levels = rows * (math.sqrt(width) / _LEVELS[precision])
+        passing = levels.abs() <= most
+        numbers = levels.floor().clamp(-most, most - 1) * 2 + 1
+        coded = numbers / numbers.norm(dim=1, keepdim=True)
     else:
         if not limit > 0:
             raise InputError(f"limit must be above 0, got {limit}")

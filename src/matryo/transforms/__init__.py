@@ -7,7 +7,14 @@ an array and return one; the classes beside them hold settings and what was lear
 
 from matryo.transforms.adaptor import Adaptor
 from matryo.transforms.chain import Chain
-from matryo.transforms.quantize import Quantize, decode, encode, fit_scales
+from matryo.transforms.quantize import (
+    Quantize,
+    decode,
+    encode,
+    fit_scales,
+    inverse_lengths,
+    odd_integers,
+)
 from matryo.transforms.reorder import Reorder
 from matryo.transforms.rotate import Rotation
 from matryo.transforms.save import TRANSFORMS, load_transform, save_transform
@@ -34,9 +41,11 @@ __all__ = [
     "decode",
     "encode",
     "fit_scales",
+    "inverse_lengths",
     "layer_norm",
     "load_transform",
     "normalize",
+    "odd_integers",
     "pre_step",
     "save_transform",
     "truncate",

@@ -1,4 +1,11 @@
-"""Number formats: vectors to codes, and codes back to what they stand for."""
+"""Number formats: vectors to codes, and codes back to what they stand for.
+
+`int4`, `int2` and `binary` codes stand for odd integers (±1, ±3, … ±15; ±1, ±3; ±1), scaled to
+length 1: they keep the direction of a row and need nothing learned. The steps of `int4` and `int2`
+are those that suit numbers spread like a normal distribution around 0 (Max 1960, "Quantizing for
+minimum distortion", IEEE Transactions on Information Theory 6, table II: 0.335 standard deviations
+for 16 levels, 0.996 for 4), with the root mean square of a row as its standard deviation.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +29,8 @@ from matryo.core import (
 from matryo.transforms._rows import slices
 
 _LARGEST_CODE = 127
+# of int4 and int2, as a share of a row's root mean square
+_STEPS = {Precision.INT4: 0.335, Precision.INT2: 0.9957}
 
 
 def fit_scales(vectors: NDArray[np.floating], *, min_rows: int = 32) -> NDArray[np.float32]:
@@ -73,19 +82,22 @@ def encode(
 
     Returns:
         `(n, dim)` float32 (`vectors` itself where it is float32 already), float16, or int8 rounded
-        half to even, where values beyond 127 steps saturate; for `binary` `(n, ceil(dim / 8))`
-        uint8 with a 1 for every number above 0, the first dimension in the highest bit.
+        half to even, where values beyond 127 steps saturate; for the packed formats
+        `(n, ceil(dim * bits / 8))` uint8, the first dimension in the highest bits: for `binary` a 1
+        for every number above 0, for `int4` and `int2` the number of its level from below.
 
     Raises:
-        VectorError: not floating point, NaN, infinity, a row of zeros for `binary`, or numbers too
-            large for the format.
+        VectorError: not floating point, NaN, infinity, a row of zeros for a packed format, or
+            numbers too large for the format.
         InputError: int8 without scales, or scales that are not finite and above 0.
         DimError: scales of another width.
     """
     precision = Precision.parse(precision)
-    check_vectors(vectors, allow_zero=precision is not Precision.BINARY)
+    check_vectors(vectors, allow_zero=not precision.is_packed)
     if precision is Precision.BINARY:
         return np.packbits(vectors > 0, axis=1)
+    if precision.is_packed:
+        return _packed(vectors, precision)
     if precision is not Precision.INT8:
         return _cast(vectors, precision)
     steps = _check_scales(scales, vectors.shape[1])
@@ -113,13 +125,70 @@ def decode(
         scales: `(dim,)` steps the codes were made with; read for `int8` only, and needed there.
 
     Returns:
-        `(n, dim)` float32: int8 codes times their step; bits as ±1/sqrt(dim), which has length 1.
+        `(n, dim)` float32: int8 codes times their step; packed codes as their `odd_integers`,
+        scaled to length 1.
 
     Raises:
         InputError: codes of another dtype, or scales missing or not finite and above 0.
         DimError: codes or scales do not have the width of `dim`.
     """
     precision = Precision.parse(precision)
+    _check_codes(codes, precision, dim)
+    if precision.is_packed:
+        numbers = odd_integers(codes, precision, dim=dim)
+        return numbers * inverse_lengths(numbers)[:, None]
+    if precision is Precision.INT8:
+        return codes * _check_scales(scales, dim)
+    return codes.astype(np.float32, copy=False)
+
+
+def odd_integers(codes: NDArray[np.uint8], precision: Precision, *, dim: int) -> NDArray[np.int8]:
+    """What packed codes stand for, up to the length of each row.
+
+    Args:
+        codes: As returned by `encode`.
+        precision: Their number format, a packed one.
+        dim: Numbers per vector.
+
+    Returns:
+        `(n, dim)` odd integers: for `int4` from -15 to 15, for `int2` from -3 to 3, for `binary` -1
+        and 1.
+    """
+    bits = precision.bits
+    shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+    levels = (codes[:, :, None] >> shifts) & np.uint8(2**bits - 1)
+    numbers = levels.reshape(len(codes), -1)[:, :dim].astype(np.int8)
+    numbers *= 2
+    numbers -= np.int8(2**bits - 1)
+    return numbers
+
+
+def inverse_lengths(numbers: NDArray[np.int8]) -> NDArray[np.float32]:
+    """One over the length of each row of odd integers, by a float32 root and a float32 division."""
+    squares = np.einsum("ij,ij->i", numbers, numbers, dtype=np.int64)
+    lengths: NDArray[np.float32] = np.float32(1) / np.sqrt(squares.astype(np.float32))
+    return lengths
+
+
+def _packed(vectors: NDArray[np.floating], precision: Precision) -> NDArray[np.uint8]:
+    """Codes of rows that are not zeros, several to a byte."""
+    n, dim = vectors.shape
+    columns, bits = precision.columns(dim), precision.bits
+    codes = np.empty((n, columns), np.uint8)
+    for rows in slices(n):
+        part = vectors[rows].astype(np.float64)
+        part /= np.abs(part).max(axis=1, keepdims=True)  # squares of 1e-200 would vanish
+        part /= _STEPS[precision] * np.sqrt(np.square(part).mean(axis=1, keepdims=True))
+        levels = np.zeros((len(part), columns * 8 // bits), np.uint8)
+        levels[:, :dim] = np.clip(np.floor(part) + 2 ** (bits - 1), 0, 2**bits - 1)
+        packed = levels[:, :: 8 // bits] << np.uint8(8 - bits)
+        for place in range(1, 8 // bits):
+            packed |= levels[:, place :: 8 // bits] << np.uint8(8 - bits * (place + 1))
+        codes[rows] = packed
+    return codes
+
+
+def _check_codes(codes: NDArray[Any], precision: Precision, dim: int) -> None:
     expected = precision.dtype
     if codes.dtype != expected:
         raise InputError(f"expected {precision} codes as {expected} numbers, got {codes.dtype}")
@@ -130,12 +199,6 @@ def decode(
             f"got {codes.shape}",
             dim=dim,
         )
-    if precision is Precision.BINARY:
-        size = np.float32(1 / np.sqrt(dim))
-        return np.array([-size, size])[np.unpackbits(codes, axis=1, count=dim)]
-    if precision is Precision.INT8:
-        return codes * _check_scales(scales, dim)
-    return codes.astype(np.float32, copy=False)
 
 
 def _check_scales(scales: NDArray[np.float32] | None, dim: int) -> NDArray[np.float32]:
@@ -175,7 +238,7 @@ class Quantize(Estimator):
     """`encode` as a transform; `fit` learns the scales of int8.
 
     Args:
-        precision: `"float32"`, `"float16"`, `"int8"` or `"binary"`.
+        precision: A number format by name, such as `"int8"`.
         min_rows: Fewest rows that `fit` learns int8 scales from.
 
     Attributes:

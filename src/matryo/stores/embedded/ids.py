@@ -18,6 +18,7 @@ from matryo.core import InputError, check_ids, shorten
 from matryo.stores.embedded.segments import NewArray, Segment
 
 IdKind = Literal["int", "str"]
+ID_ARRAYS = {"ids", "ends", "text", "keys", "places"}
 _INT64 = range(-(2**63), 2**63)
 
 

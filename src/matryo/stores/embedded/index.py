@@ -10,6 +10,7 @@ as POSIX promises.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import threading
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from matryo.core import (
     Capabilities,
     DimError,
+    Exact,
     FormatError,
     Funnel,
     Hits,
@@ -40,7 +42,7 @@ from matryo.core import (
     shorten,
 )
 from matryo.readers import Vectors
-from matryo.search import Answer
+from matryo.search import REFERENCE, instruction_set, kernel
 from matryo.stores.embedded.catalog import FILE, FORMAT, KIND, Catalog, Contents
 from matryo.stores.embedded.fields import (
     CHUNK,
@@ -51,20 +53,20 @@ from matryo.stores.embedded.fields import (
     chunks_of,
 )
 from matryo.stores.embedded.ids import ascending, check_kind, id_arrays, kind_of
-from matryo.stores.embedded.layout import Layout
-from matryo.stores.embedded.live import LiveSearch, Step, widened
+from matryo.stores.embedded.layout import Layout, merged
+from matryo.stores.embedded.live import Found, LiveSearch, Step, widened
 from matryo.stores.embedded.lock import WriterLock
+from matryo.stores.embedded.native import NativeSearch
 from matryo.stores.embedded.segments import NewArray, Segment, SegmentEntry, write_segment
-from matryo.stores.embedded.state import Part, State, changed_chunks, record_of, state_of
+from matryo.stores.embedded.state import Part, State, changed_chunks, masks_of, record_of, state_of
 from matryo.transforms import fit_scales, truncate
 
 _GIVEN = NDArray[np.floating] | NestedVectors | Vectors
 _OURS = re.compile(r"\d+-[0-9a-f]{8}\.seg|\.\d+-[0-9a-f]{8}\.seg\..*\.part")
-_ID_ARRAYS = {"ids", "ends", "text", "keys", "places"}
 _MERGED = 8  # segments of about one size are merged
 _SMALLEST = 512  # rows; below this, sizes count as one
+_NO_ROWS, _NO_SCORES = np.empty(0, np.int64), np.empty(0, np.float32)
 _LARGEST_MERGED = 1 << 17  # rows; more at once would make a caller of `add` wait
-_GATHERED = 4096  # rows copied at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +315,7 @@ class Index:
         funnel: Funnel | None = None,
         where: object | None = None,
         space: Space | None = None,
+        threads: int | None = None,
     ) -> Hits:
         """The best `k` rows for each query, among those that match a filter.
 
@@ -332,6 +335,8 @@ class Index:
                 `("and", a, b)`, `("or", a, b)` and `("not", a)`. A comparison with a field that a
                 row does not have is false, and `not` makes it true.
             space: Where the queries come from, to be compared; nested vectors know it themselves.
+            threads: Most threads of the native kernel; by default one per processor that this
+                process may use.
 
         Returns:
             `complete` is False for a query where fewer than `k` rows match, or where the threshold
@@ -345,7 +350,7 @@ class Index:
             SpaceMismatchError: queries of another space.
             FormatError: a damaged file.
         """
-        hits, _ = self._searched(queries, k, funnel, where, space)
+        hits, _ = self._searched(queries, k, funnel, where, space, threads)
         return hits
 
     def explain(
@@ -356,12 +361,13 @@ class Index:
         funnel: Funnel | None = None,
         where: object | None = None,
         space: Space | None = None,
+        threads: int | None = None,
     ) -> list[list[Step]]:
         """For each query, what each step of its search read and kept, and how long it took.
 
         A filter is a step of its own, before the stages. See `search`.
         """
-        _, steps = self._searched(queries, k, funnel, where, space)
+        _, steps = self._searched(queries, k, funnel, where, space, threads)
         return steps
 
     def info(self) -> dict[str, Any]:
@@ -390,7 +396,7 @@ class Index:
             "clipped_share": {
                 level: clipped / coded for level, (clipped, coded) in state.clipped.items()
             },
-            "kernel": "numpy",
+            "kernel": instruction_set(),
         }
 
     def compact(self) -> None:
@@ -550,13 +556,7 @@ class Index:
             ids = state.ids(rows)
             order = ascending(ids)
             rows, ids = rows[order], [ids[place] for place in order]
-            first = state.parts[numbers[0]].segment
-            arrays = {
-                name: NewArray(first[name].dtype, (len(rows), *first[name].shape[1:]), parts)
-                for name in first.names
-                if name not in _ID_ARRAYS
-                for parts in [_gathering(state, name, rows)]
-            }
+            arrays = merged(state, self._layout, rows)
             longest = [state.parts[number].segment.facts["longest"] for number in numbers]
             facts = {"longest": {name: max(each[name] for each in longest) for name in longest[0]}}
             entry = self._written(state, {**id_arrays(ids), **arrays}, facts, len(rows))
@@ -658,13 +658,14 @@ class Index:
         check_vectors(single, what=f"{what} as float32", ids=ids, allow_zero=allow_zero)
         return single
 
-    def _searched(
+    def _searched(  # noqa: PLR0917  # the options of `search`, in their order
         self,
         queries: _GIVEN,
         k: int | None,
         funnel: Funnel | None,
         where: object | None,
         space: Space | None,
+        threads: int | None,
     ) -> tuple[Hits, list[list[Step]]]:
         state = self._current
         chosen = funnel or self._layout.funnel
@@ -674,26 +675,43 @@ class Index:
         array = self._whole(queries, "queries", space)
         self._layout.check_prefixes(array, chosen, "queries")
         started = time.perf_counter_ns()
-        rows = state.matching(where)
+        flags = None if where is None else state.matching(where)
+        n_rows = len(state.rows) if flags is None else sum(int(own.sum()) for own in flags)
         took = (time.perf_counter_ns() - started) / 1000
-        filtered = [Step("where", len(state.rows), 0, len(rows), took)] if where is not None else []
-        run = widened(chosen, asked)
-        search = LiveSearch(state, self._layout, run, rows) if len(rows) else None
+        filtered = [Step("where", len(state.rows), 0, n_rows, took)] if flags is not None else []
+        answers = [Found(_NO_ROWS, _NO_SCORES, []) for _ in array]
+        if n_rows:
+            answers = self._search_of(state, widened(chosen, asked), flags, threads).found(array)
         ids: list[list[str | int]] = []
         scores, steps = list[NDArray[np.float32]](), list[list[Step]]()
-        for query in array:
-            found, kept, own = np.empty(0, np.int64), np.empty(0, np.float32), list[Step]()
-            if search is not None:
-                answer, own = search.explained(query)
-                found, kept = self._above_threshold(answer, chosen)
+        for answer in answers:
+            found, kept = self._above_threshold(answer, chosen)
             ids.append(state.ids(found[:asked]) if len(found) else [])
             scores.append(kept[:asked])
-            steps.append([*filtered, *own])
+            steps.append([*filtered, *answer.steps])
         complete = [len(names) == asked for names in ids]
         return Hits(ids, scores, last.dim, last.precision, complete), steps
 
+    def _search_of(
+        self,
+        state: State,
+        run: Funnel,
+        flags: Sequence[NDArray[np.bool_]] | None,
+        threads: int | None,
+    ) -> NativeSearch | LiveSearch:
+        """What runs a funnel over the rows that may be found, of which there are some."""
+        target, built = instruction_set(), kernel()
+        if built is not None and target != REFERENCE and not isinstance(run.stop, Exact):
+            masks = state.masks if flags is None else masks_of(flags)
+            used = threads or len(os.sched_getaffinity(0))
+            return NativeSearch(
+                state, self._layout, run, masks, kernel=built, target=target, threads=used
+            )
+        rows = state.rows if flags is None else np.flatnonzero(np.concatenate(flags))
+        return LiveSearch(state, self._layout, run, rows)
+
     def _above_threshold(
-        self, answer: Answer, chosen: Funnel
+        self, answer: Found, chosen: Funnel
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and scores without those whose full-width score is below the plan's threshold."""
         limit = self.plan.threshold
@@ -761,9 +779,3 @@ def _checked_k(k: object) -> int:
 
 def _digest(steps: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(steps, "<f4").tobytes()).hexdigest()
-
-
-def _gathering(state: State, name: str, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
-    """An array of some rows, a few thousand at a time."""
-    for start in range(0, len(rows), _GATHERED):
-        yield state.gathered(name, rows[start : start + _GATHERED])

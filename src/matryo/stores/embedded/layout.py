@@ -1,7 +1,10 @@
 """What a segment holds for the funnel of a plan, beside its ids.
 
     rows             whole vectors as they were given, float32, so that rescoring is one read a row
-    codes LEVEL      codes of the cut, scaled prefixes of a level, contiguous
+    codes LEVEL      codes of the cut, scaled prefixes of a level, contiguous; packed ones in the
+                     blocks of `matryo.search.blocks`, whose lengths and bounds are
+    excess LEVEL     and
+    bounds LEVEL     beside them, but for single bits
     squares LEVEL    squared lengths of what the codes stand for; for the metric l2 only
     block N, rests   for an exact stop: the numbers between two stages, and what may follow them
 
@@ -11,7 +14,7 @@ cut and scaled on the way. A funnel that is not the plan's may therefore have an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +32,27 @@ from matryo.core import (
     name_rows,
     shorten,
 )
-from matryo.search import ExactSearch, Level, check_level, parts, row_squares
+from matryo.search import (
+    ROWS,
+    ExactSearch,
+    Level,
+    bounds_of,
+    check_level,
+    check_packed,
+    excess_of,
+    from_blocks,
+    parts,
+    row_squares,
+    to_blocks,
+)
+from matryo.stores.embedded.ids import ID_ARRAYS
 from matryo.stores.embedded.segments import NewArray
+from matryo.stores.embedded.state import State
 from matryo.transforms import decode, encode, truncate
 
+LONGEST_UNIT = 1 + 1e-6  # of a row that was scaled to length 1 in float32
 _LARGEST_CODE = 127
-_PART = 4096  # rows encoded at once
+_PART = 4096  # rows encoded or copied at once: whole blocks
 
 
 class Layout:
@@ -59,6 +77,8 @@ class Layout:
         for number, stage in enumerate(self.funnel.stages):
             level = Level(stage.dim, stage.precision)
             check_level(level, self.metric)
+            if level.precision.is_packed:
+                check_packed(level)
             self.steps(level)
             # what a scan reads must be contiguous; whole rows are, unless they need to be scaled
             as_given = level == (self.full_dim, Precision.FLOAT32) and not self.normalize
@@ -174,18 +194,20 @@ class Layout:
         clipped: dict[str, int] = {}
         for level in self.coded:
             codes, squares, beyond = self._encoded(vectors, level)
-            arrays[codes_of(level)] = NewArray(codes.dtype, codes.shape, [codes])
+            if level.precision.is_packed:
+                arrays |= _packed_arrays(codes, level)
+            else:
+                arrays[codes_of(level)] = _one(codes)
             if self.metric == "l2":
-                arrays[squares_of(level)] = NewArray(squares.dtype, squares.shape, [squares])
+                arrays[squares_of(level)] = _one(squares)
             longest[str(level)] = float(np.sqrt(squares.max()))
             if level.precision is Precision.INT8:
                 clipped[str(level)] = beyond
         if isinstance(self.funnel.stop, Exact):
             exact = ExactSearch(vectors, self.funnel.stages, metric=self.metric)
             for number, block in enumerate(exact.blocks):
-                arrays[f"block {number}"] = NewArray(block.dtype, block.shape, [block])
-            rests = exact.rests.T
-            arrays["rests"] = NewArray(rests.dtype, rests.shape, [rests])
+                arrays[f"block {number}"] = _one(block)
+            arrays["rests"] = _one(exact.rests.T)
         return arrays, {"longest": longest}, clipped
 
     def _encoded(
@@ -204,6 +226,59 @@ class Layout:
         return codes, squares, clipped
 
 
+def merged(state: State, layout: Layout, rows: NDArray[np.int64]) -> dict[str, NewArray]:
+    """The arrays of a segment that has these rows, in this order, read as they are written."""
+    first = state.parts[0].segment
+    packed = [level for level in layout.coded if level.precision.is_packed]
+    blocks = {codes_of(level): level for level in packed}
+    bounds = {bounds_name(level) for level in packed}
+    arrays = {}
+    for name in first.names:
+        like = first[name]
+        if name in blocks:
+            shape = (-(-len(rows) // ROWS), *like.shape[1:])
+            parts = _merged_blocks(state, blocks[name], rows)
+            arrays[name] = NewArray(like.dtype, shape, parts)
+        elif name not in ID_ARRAYS and name not in bounds:
+            shape = (len(rows), *like.shape[1:])
+            arrays[name] = NewArray(like.dtype, shape, _gathered(state, name, rows))
+    for level in packed:
+        if level.precision is not Precision.BINARY:
+            excess = state.gathered(excess_name(level), rows)
+            arrays[bounds_name(level)] = _one(bounds_of(excess, level))
+    return arrays
+
+
+def _gathered(state: State, name: str, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+    for part in parts(len(rows), _PART):
+        yield state.gathered(name, rows[part])
+
+
+def _merged_blocks(
+    state: State, level: Level, rows: NDArray[np.int64]
+) -> Iterator[NDArray[np.uint8]]:
+    columns = level.precision.columns(level.dim)
+    for part in parts(len(rows), _PART):  # whole blocks, but for the last one
+        codes = np.empty((len(rows[part]), columns), np.uint8)
+        for number, places, local in state.split(rows[part]):
+            blocks = state.parts[number].segment[codes_of(level)][:]
+            codes[places] = from_blocks(blocks, local, columns)
+        yield to_blocks(codes)
+
+
+def _packed_arrays(codes: NDArray[np.uint8], level: Level) -> dict[str, NewArray]:
+    arrays = {codes_of(level): _one(to_blocks(codes))}
+    if level.precision is not Precision.BINARY:
+        excess = excess_of(codes, level)
+        arrays[excess_name(level)] = _one(excess)
+        arrays[bounds_name(level)] = _one(bounds_of(excess, level))
+    return arrays
+
+
+def _one(array: NDArray[Any]) -> NewArray:
+    return NewArray(array.dtype, array.shape, [array])
+
+
 def codes_of(level: Level) -> str:
     """Name of the array with the codes of a level."""
     return f"codes {level}"
@@ -212,3 +287,13 @@ def codes_of(level: Level) -> str:
 def squares_of(level: Level) -> str:
     """Name of the array with the squared lengths of a level."""
     return f"squares {level}"
+
+
+def excess_name(level: Level) -> str:
+    """Name of the array with the lengths of the integers that packed codes stand for."""
+    return f"excess {level}"
+
+
+def bounds_name(level: Level) -> str:
+    """Name of the array with the least and greatest of these lengths in each block."""
+    return f"bounds {level}"

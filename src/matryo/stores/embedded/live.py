@@ -16,25 +16,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import Exact, Funnel, Margin, Stage
+from matryo.core import Exact, Funnel, Margin, Precision, Stage
 from matryo.search import (
     Answer,
     ExactSearch,
     FunnelSearch,
     Level,
     Stored,
+    best_first,
     check_reach,
+    from_blocks,
+    inverse_lengths_from,
+    packed_scores,
+    packed_sums,
+    rounded,
     rounding,
     row_squares,
     settled_best,
 )
-from matryo.stores.embedded.layout import Layout, codes_of, squares_of
+from matryo.stores.embedded.layout import LONGEST_UNIT, Layout, codes_of, excess_name, squares_of
 from matryo.stores.embedded.segments import Key, Section, Segment
 from matryo.stores.embedded.state import State
 from matryo.transforms import truncate
 
 _WORTH_A_SCAN = 4  # reading one row in four by its number costs about as much as reading them all
-_LONGEST_UNIT = 1 + 1e-6  # of a row that was scaled to length 1 in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,21 @@ class Step:
     bytes_read: int
     rows_kept: int
     microseconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one query finds.
+
+    Attributes:
+        rows: `(k,)` numbers of rows, best first.
+        scores: Their scores at the last stage.
+        steps: What every stage did.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    steps: list[Step]
 
 
 class LiveSearch(FunnelSearch):
@@ -79,8 +99,11 @@ class LiveSearch(FunnelSearch):
             self._live = [_LiveLevel(state, layout, level, rows) for level in levels]
         self._levels = list[Stored](self._live)
 
-    def explained(self, query: NDArray[np.floating]) -> tuple[Answer, list[Step]]:
-        """What one query finds, and what every stage did."""
+    def found(self, queries: NDArray[np.floating]) -> list[Found]:
+        """What `(q, full_dim)` queries find, and what every stage did."""
+        return [self._found(query) for query in queries]
+
+    def _found(self, query: NDArray[np.floating]) -> Found:
         before = [level.nanoseconds for level in self._live]
         answer = self.search(query)
         times: list[float | None] = [
@@ -96,7 +119,7 @@ class LiveSearch(FunnelSearch):
                 strict=True,
             )
         ]
-        return answer, steps
+        return Found(answer.rows, answer.scores, steps)
 
 
 def widened(funnel: Funnel, k: int) -> Funnel:
@@ -125,6 +148,15 @@ class _LiveLevel(Stored):
         started = time.perf_counter_ns()
         rows = self._rows if rows is None else rows
         dim = self._level.dim
+        if self._level.precision.is_packed:
+            scores = self._packed_scores(query, rows)
+            # more than `keep` of them, where equal scores reach beyond it
+            near = scores >= scores[best_first(scores, rows, keep)[-1]]
+            best = rows[near], scores[near]
+            order = best_first(best[1], best[0], len(best[0]))
+            found, scores = self._state.ranking(best[0][order], best[1][order])
+            self.nanoseconds += time.perf_counter_ns() - started
+            return found[:keep], scores[:keep]
         asked = truncate(query[None], dim, normalize=self._metric == "cosine")[0]
         length = math.hypot(*asked.tolist())
         check_reach(length, self._longest, self._metric)
@@ -138,7 +170,16 @@ class _LiveLevel(Stored):
         self.nanoseconds += time.perf_counter_ns() - started
         return found[:keep], scores[:keep]
 
-    def _rough(  # type: ignore[override]  # `best` always names the rows
+    def _packed_scores(  # type: ignore[override]  # `best` always names the rows
+        self, query: NDArray[np.floating], rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        weights, steps = rounded(query[None], self._level)
+        scores = np.empty(len(rows), np.float32)
+        for number, places, local in self._state.split(rows):
+            scores[places] = self._segments[number].packed(weights[0], steps[0], local)
+        return scores
+
+    def _rough(  # type: ignore[override]  # as above
         self, asked: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         rough = np.empty(len(rows), np.float32)
@@ -161,8 +202,11 @@ class _SegmentLevel(Stored):
         self._scales = layout.steps(level)
         self._coded = codes_of(level) in segment
         longest = segment.facts["longest"]
-        if self._coded:
-            self._codes = segment[codes_of(level)]  # type: ignore[assignment]  # reads like one
+        if level.precision.is_packed:
+            self._codes = _Packed(segment, level)  # type: ignore[assignment]  # reads like an array
+            self.longest = LONGEST_UNIT
+        elif self._coded:
+            self._codes = segment[codes_of(level)]  # type: ignore[assignment]
             self.longest = float(longest[str(level)])
             if layout.metric == "l2":
                 self._squares = segment[squares_of(level)][:]
@@ -170,7 +214,18 @@ class _SegmentLevel(Stored):
             prefixes = _Prefixes(segment["rows"], level.dim, normalize=layout.normalize)
             self._codes = prefixes  # type: ignore[assignment]
             self._squares = _Squares(prefixes)  # type: ignore[assignment]
-            self.longest = _LONGEST_UNIT if layout.normalize else float(longest["rows"])
+            self.longest = LONGEST_UNIT if layout.normalize else float(longest["rows"])
+
+    def packed(
+        self, weights: NDArray[np.int8], step: np.float32, rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Scores of rows of packed codes."""
+        codes: Any = self._codes
+        if len(rows) * _WORTH_A_SCAN > len(codes):
+            sums = packed_sums(codes, weights, self._level)[rows]
+        else:
+            sums = packed_sums(codes, weights, self._level, rows)
+        return packed_scores(sums, codes.inverse_lengths(rows), step)
 
     def rough(self, asked: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Numbers that order these rows as their scores do, but for rounding."""
@@ -181,6 +236,30 @@ class _SegmentLevel(Stored):
     def form(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """What these rows stand for."""
         return self._form(rows)
+
+
+class _Packed:
+    """Packed codes of a segment, out of their blocks as they are read."""
+
+    def __init__(self, segment: Segment, level: Level) -> None:
+        self._segment, self._level = segment, level
+        self._columns = level.precision.columns(level.dim)
+        self.shape, self.dtype = (len(segment), self._columns), level.precision.dtype
+
+    def __len__(self) -> int:
+        return len(self._segment)
+
+    def __getitem__(self, key: Key) -> NDArray[np.uint8]:
+        rows = np.arange(*key.indices(len(self))) if isinstance(key, slice) else key
+        return from_blocks(self._segment[codes_of(self._level)][:], rows, self._columns)
+
+    def inverse_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """One over the length of the integers of some rows."""
+        if self._level.precision is Precision.BINARY:
+            excess = np.zeros(len(rows), np.uint16)
+        else:
+            excess = self._segment[excess_name(self._level)][rows]
+        return inverse_lengths_from(excess, self._level)
 
 
 class _Prefixes:

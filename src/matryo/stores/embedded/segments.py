@@ -96,6 +96,11 @@ class Segment:
 
     A process that has mapped it keeps it, whatever becomes of its name in the folder.
 
+    Attributes:
+        entry: What the catalog knows of it.
+        path: The file.
+        checked: For each page whether it was compared with its checksum.
+
     Raises:
         FormatError: the file is missing, cut short or damaged.
     """
@@ -105,7 +110,7 @@ class Segment:
         self.path = folder / entry.file
         self._map = self._mapped()
         tail = self._trailer()
-        self._checked = np.zeros(len(self._checksums), np.bool_)
+        self.checked = np.zeros(len(self._checksums), np.bool_)
         self.check(slice(tail[0], tail[1]))
         directory = json.loads(self._map[tail[0] : tail[1]])
         self.facts: dict[str, Any] = directory["facts"]
@@ -145,11 +150,11 @@ class Segment:
         Raises:
             FormatError: one is damaged.
         """
-        for page in pages[~self._checked[pages]].tolist():
+        for page in pages[~self.checked[pages]].tolist():
             stop = min((page + 1) * PAGE, self._end)
             if zlib.crc32(memoryview(self._map)[page * PAGE : stop]) != self._checksums[page]:
                 raise self._damaged(f"its bytes {page * PAGE} to {stop} do not match")
-            self._checked[page] = True
+            self.checked[page] = True
 
     def check_all(self) -> None:
         """Compare every page.
@@ -225,6 +230,17 @@ class Section:
             self._check(key)
         rows: NDArray[Any] = self._array[key]
         return rows
+
+    def unchecked(self) -> tuple[NDArray[Any], tuple[NDArray[np.bool_], int] | None]:
+        """The whole array, for a reader that looks itself which pages were checked.
+
+        Returns:
+            The array; and for each page of the file whether it was checked, with the place of the
+            array in the file. None instead of these two if all of the array was checked.
+        """
+        if self._name in self._segment.whole:
+            return self._array, None
+        return self._array, (self._segment.checked, self._offset)
 
     def __matmul__(self, right: NDArray[Any]) -> NDArray[Any]:
         product: NDArray[Any] = self[:] @ right

@@ -97,20 +97,28 @@ class State:
             return np.empty(0, np.int64)
         return np.flatnonzero(np.concatenate([part.alive for part in self.parts]))
 
-    def matching(self, where: object | None) -> NDArray[np.int64]:
-        """Numbers of the rows that are alive and match a filter, ascending.
+    @cached_property
+    def opened(self) -> dict[Any, Any]:
+        """What the native kernel has opened of its segments."""
+        return {}
+
+    def matching(self, where: object) -> list[NDArray[np.bool_]]:
+        """For each part which rows are alive and match a filter.
 
         Raises:
             InputError: the filter does not fit the fields.
         """
-        if where is None:
-            return self.rows
         matches = matcher(where, self.fields)
-        flags = [np.empty(0, np.bool_)]
+        flags = []
         for part in self.parts:
             places = zip(*part.columns[1:], strict=True)
             flags.append(part.alive & np.concatenate([matches(chunks) for chunks in places]))
-        return np.flatnonzero(np.concatenate(flags))
+        return flags
+
+    @cached_property
+    def masks(self) -> list[NDArray[np.uint32] | None]:
+        """Which rows are alive, as `masks_of` says it."""
+        return masks_of([part.alive for part in self.parts])
 
     def split(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Places, NDArray[np.int64]]]:
         """For each part that has some of the rows: its place, theirs, and their numbers in it."""
@@ -199,6 +207,15 @@ class State:
         place[tied[ascending(self.ids(rows[tied]))]] = np.arange(len(tied))
         order = np.lexsort((place, -scores))
         return rows[order], scores[order]
+
+
+def masks_of(flags: Sequence[NDArray[np.bool_]]) -> list[NDArray[np.uint32] | None]:
+    """For each part one bit per row, 32 to a number, the first row lowest; None if all are set."""
+    masks: list[NDArray[np.uint32] | None] = []
+    for each in flags:
+        bits = np.packbits(np.pad(each, (0, -len(each) % 32)), bitorder="little")
+        masks.append(None if each.all() else bits.view("<u4"))
+    return masks
 
 
 def record_of(state: State) -> dict[str, Any]:

@@ -1,0 +1,860 @@
+// Funnels over the segments of an index: what `matryo.stores.embedded.live` does in numpy.
+//
+// Rows are ranked by score, and of equal scores by id. A score is computed as numpy does it there:
+// sums of packed codes are integers, scaled by two float32 products; all other scores that count
+// are summed up in float64.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#if defined(MATRYO_HAVE_AVX2)
+#include <cpuid.h>
+#endif
+#if defined(MATRYO_HAVE_NEON) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+#include "targets.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace matryo {
+namespace {
+
+template <typename Scalar, int dims>
+using Array = nb::ndarray<const Scalar, nb::ndim<dims>, nb::c_contig, nb::device::cpu>;
+using Clock = std::chrono::steady_clock;
+
+constexpr float nothing = -std::numeric_limits<float>::infinity();
+constexpr int64_t page_bytes = 1 << 16;
+constexpr int64_t thread_bytes = 1 << 18;  // of codes that are worth a thread of their own
+constexpr int64_t chunk_blocks = 128;      // read again by the next queries while they are cached
+constexpr int64_t chunk_rows = 512;
+constexpr int group_queries = 32;
+// half the step of float32 at 1, and what a product may lose below the range of float32: see
+// `matryo.search.stored.rounding`
+constexpr double half_step = 1.01 / (1 << 24);
+constexpr double tiny = std::numeric_limits<float>::min();
+
+#if defined(MATRYO_HAVE_AVX2)
+// F16C: not every compiler knows it by name.
+bool has_halves() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
+#if defined(MATRYO_HAVE_NEON)
+bool has_byte_products() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return true;  // every processor of Apple has them
+#endif
+}
+#endif
+
+std::vector<const Target*> targets() {
+  std::vector<const Target*> found;
+#if defined(MATRYO_HAVE_AVX512)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi"))
+    found.push_back(&avx512::target);
+#endif
+#if defined(MATRYO_HAVE_AVX2)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") && has_halves())
+    found.push_back(&avx2::target);
+#endif
+#if defined(MATRYO_HAVE_NEON)
+  if (has_byte_products()) found.push_back(&neon::target);
+#endif
+  found.push_back(&portable::target);
+  return found;
+}
+
+// One level of one segment. It keeps the arrays alive that it reads.
+struct Level {
+  bool is_packed = false;
+  int dim = 0;
+  int64_t rows = 0;
+  int64_t row_bytes = 0;
+  Packed packed{};
+  const uint16_t* excess = nullptr;  // of each row: (squared length of its integers - dim) / 8
+  Rows numbers{};
+  const bool* checked = nullptr;     // by page of the file; null where all of it was checked
+  int64_t offset = 0;                // of the first row in the file
+  std::vector<nb::object> kept;
+
+  float inverse_length(int64_t row) const {
+    if (excess == nullptr) return 1 / packed.length;
+    return 1 / std::sqrt(static_cast<float>(dim + 8 * static_cast<int32_t>(excess[row])));
+  }
+};
+
+// The ids of a segment, which decide between equal scores.
+struct Ids {
+  const int64_t* integers = nullptr;
+  const int64_t* ends = nullptr;
+  const uint8_t* text = nullptr;
+  std::vector<nb::object> kept;
+
+  int compared(uint32_t row, const Ids& other, uint32_t other_row) const {
+    if (integers != nullptr) {
+      const int64_t a = integers[row], b = other.integers[other_row];
+      return a < b ? -1 : a > b;
+    }
+    const int64_t start = row ? ends[row - 1] : 0, other_start = other_row ? other.ends[other_row - 1] : 0;
+    const int64_t size = ends[row] - start, other_size = other.ends[other_row] - other_start;
+    const int order = std::memcmp(text + start, other.text + other_start,
+                                  static_cast<size_t>(std::min(size, other_size)));
+    return order != 0 ? order : (size < other_size ? -1 : size > other_size);
+  }
+};
+
+struct Hit {
+  float score;
+  uint32_t row;
+  uint32_t segment;
+};
+
+struct Better {
+  const std::vector<Ids>* ids;
+
+  bool operator()(const Hit& a, const Hit& b) const {
+    if (a.score != b.score) return a.score > b.score;
+    if (a.segment == b.segment) return a.row < b.row;
+    return (*ids)[a.segment].compared(a.row, (*ids)[b.segment], b.row) < 0;
+  }
+};
+
+// The best rows so far of one query, and those that may be among them.
+class Pool {
+ public:
+  Pool(size_t keep, const Better& better, double slack = 0)
+      : keep_(keep), room_(4 * keep + 64), better_(better), slack_(static_cast<float>(slack)) {
+    hits.reserve(room_);
+  }
+
+  float limit = nothing;
+  std::vector<Hit> hits;
+
+  // Returns whether the limit was raised.
+  bool offer(const Hit& hit) {
+    hits.push_back(hit);
+    if (hits.size() < room_) return false;
+    const float before = limit;
+    cut();
+    room_ = std::max(room_, 2 * hits.size());  // where very many are within rounding of one another
+    return limit > before;
+  }
+
+  // Keep the best, and with scores that may be off, those that may be among them.
+  void cut() {
+    if (hits.size() <= keep_) return;
+    const auto last = hits.begin() + static_cast<std::ptrdiff_t>(keep_) - 1;
+    std::nth_element(hits.begin(), last, hits.end(), better_);
+    limit = last->score - slack_;
+    if (slack_ == 0) {
+      hits.resize(keep_);
+      return;
+    }
+    const auto stop = std::partition(last + 1, hits.end(),
+                                     [this](const Hit& hit) { return hit.score >= limit; });
+    hits.erase(stop, hits.end());
+  }
+
+ private:
+  size_t keep_, room_;
+  Better better_;
+  float slack_;
+};
+
+// One query at one level.
+struct Asked {
+  std::vector<double> numbers;  // cut and, for a cosine, scaled
+  std::vector<float> rough;     // the same in float32, for int8 times the steps
+  std::vector<int32_t> weights;
+  std::vector<uint8_t> tables;
+  std::vector<int8_t> integers;
+  int32_t shift = 0;
+  int32_t offset = 0;
+  float step = 0;
+  double slack = 0;
+};
+
+struct Stage {
+  int level;
+  int64_t keep;
+};
+
+struct Margin {
+  int64_t probe;
+  double width;
+  std::vector<std::tuple<double, double, double>> lines;  // slope, level, spread
+};
+
+struct Answer {
+  std::vector<Hit> hits;
+  std::vector<std::pair<int64_t, int64_t>> works;  // rows that came in and rows that went on
+  std::vector<double> microseconds;
+};
+
+template <typename Work>
+void on_threads(int64_t n_tasks, int threads, Work work) {
+  std::atomic<int64_t> next{0};
+  std::exception_ptr failure;
+  std::atomic<bool> failed{false};
+  auto run = [&] {
+    try {
+      for (int64_t task = next++; task < n_tasks && !failed; task = next++) work(task);
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
+  };
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < std::min<int64_t>(threads, n_tasks); i++) others.emplace_back(run);
+  run();
+  for (std::thread& other : others) other.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+class Search {
+ public:
+  const Target* target;
+  const std::vector<std::vector<const Level*>>* levels;  // by segment, then by level
+  const std::vector<Ids>* ids;
+  std::vector<const uint32_t*> living;  // by segment; null where every row counts
+  std::vector<Stage> stages;
+  std::vector<double> longest;  // by stage: of what the rows stand for
+  std::optional<Margin> margin;
+  bool cosine, squared;
+  const nb::callable* check = nullptr;  // compares pages of a segment with their checksums
+
+  Asked asked(const double* query, int stage, bool is_double) const;
+  Answer run(const std::vector<Asked>& query, int threads) const;
+  std::vector<Answer> run_group(const std::vector<std::vector<Asked>>& queries) const;
+
+ private:
+  struct Found;
+  const Level& level_of(size_t segment, int stage) const {
+    return *(*levels)[segment][static_cast<size_t>(stages[static_cast<size_t>(stage)].level)];
+  }
+  Better better() const { return {ids}; }
+  int64_t shortlist(size_t stage) const;
+  void scan(size_t segment, int64_t first, int64_t stop, const Asked* const* queries, int n_queries,
+            Pool* const* pools) const;
+  void scan_packed(size_t segment, int64_t first, int64_t stop, const Asked* const* queries,
+                   int n_queries, Pool* const* pools) const;
+  void scan_numbers(size_t segment, int64_t first, int64_t stop, const Asked& query,
+                    Pool& pool) const;
+  float score(const Hit& hit, int stage, const Asked& query) const;
+  void rescore(std::vector<Hit>& hits, int stage, const Asked& query) const;
+  void check_pages(const std::vector<Hit>& hits, int stage) const;
+  void best(std::vector<Hit>& hits, int64_t keep, bool sorted) const;
+  void past_the_margin(std::vector<Hit>& hits, size_t stage, const std::vector<Asked>& query) const;
+  void finish(Answer& answer, Pool& pool, const std::vector<Asked>& query, int64_t n_rows,
+              double microseconds) const;
+  int64_t n_living() const;
+};
+
+double length_of(const double* numbers, int dim) {
+  double squares = 0;
+  for (int i = 0; i < dim; i++) squares += numbers[i] * numbers[i];
+  return std::sqrt(squares);
+}
+
+void set_tables(Asked& asked, int words) {
+  asked.tables.assign(static_cast<size_t>(words) * 128, 0);
+  for (int word = 0; word < words; word++) {
+    for (int place = 0; place < word_bytes; place++) {
+      for (int half = 0; half < 2; half++) {
+        const int8_t* four = &asked.integers[static_cast<size_t>((word * word_bytes + place) * 8 + 4 * half)];
+        int below = 0;
+        for (int i = 0; i < 4; i++) below += std::min<int>(0, four[i]);
+        asked.shift -= below;
+        uint8_t* table = &asked.tables[static_cast<size_t>(128 * word + 64 * half + 16 * place)];
+        for (int nibble = 0; nibble < 16; nibble++) {
+          int sum = -below;
+          for (int i = 0; i < 4; i++)
+            if (nibble & (8 >> i)) sum += four[i];
+          table[nibble] = static_cast<uint8_t>(sum);
+        }
+      }
+    }
+  }
+}
+
+void set_weights(Asked& asked, int words, int bits) {
+  const int fields = 8 / bits;
+  asked.weights.resize(static_cast<size_t>(words * fields));
+  for (int word = 0; word < words; word++) {
+    for (int field = 0; field < fields; field++) {
+      int8_t four[word_bytes];
+      for (int place = 0; place < word_bytes; place++)
+        four[place] = asked.integers[static_cast<size_t>((word * word_bytes + place) * fields + field)];
+      std::memcpy(&asked.weights[static_cast<size_t>(word * fields + field)], four, sizeof four);
+    }
+  }
+}
+
+Asked Search::asked(const double* query, int stage, bool is_double) const {
+  const Level& level = level_of(0, stage);
+  Asked asked;
+  asked.numbers.assign(query, query + level.dim);
+  std::vector<double>& numbers = asked.numbers;
+  if (cosine) {
+    if (is_double) {  // squares of 1e-200 would vanish
+      double largest = 0;
+      for (double number : numbers) largest = std::max(largest, std::fabs(number));
+      for (double& number : numbers) number /= largest;
+    }
+    const double length = length_of(numbers.data(), level.dim);
+    for (double& number : numbers) number /= length;
+    if (!is_double)
+      for (double& number : numbers) number = static_cast<double>(static_cast<float>(number));
+  }
+  if (level.is_packed) {
+    const int bits = level.packed.bits, words = level.packed.words;
+    const double most = bits == 1 ? 63 : 127;
+    double largest = 0;
+    for (double number : numbers) largest = std::max(largest, std::fabs(number));
+    asked.step = static_cast<float>(largest / most);
+    asked.integers.assign(static_cast<size_t>(words * word_bytes * 8 / bits), 0);
+    int sum = 0;
+    for (size_t i = 0; i < numbers.size(); i++) {
+      asked.integers[i] = static_cast<int8_t>(std::nearbyint(numbers[i] / static_cast<double>(asked.step)));
+      sum += asked.integers[i];
+    }
+    asked.offset = -((1 << bits) - 1) * sum;
+    set_weights(asked, words, bits);
+    if (bits == 1) set_tables(asked, words);
+    asked.offset -= 2 * asked.shift;
+    return asked;
+  }
+  asked.rough.resize(numbers.size());
+  for (size_t i = 0; i < numbers.size(); i++) {
+    asked.rough[i] = static_cast<float>(numbers[i]);
+    if (level.numbers.number == Number::int8 && !squared) asked.rough[i] *= level.numbers.steps[i];
+  }
+  const double length = length_of(numbers.data(), level.dim);
+  const double reach = squared ? (length + longest[static_cast<size_t>(stage)]) *
+                                     (length + longest[static_cast<size_t>(stage)])
+                               : length * longest[static_cast<size_t>(stage)];
+  asked.slack = 2 * (level.dim + 8) * (half_step * reach + tiny);
+  return asked;
+}
+
+int64_t Search::shortlist(size_t stage) const {
+  const bool last = stage + 1 == stages.size();
+  return margin && !last ? std::max(stages[stage].keep, margin->probe) : stages[stage].keep;
+}
+
+// What a scan of packed codes reports to.
+struct Search::Found {
+  const Search* search;
+  const Level* level;
+  uint32_t segment;
+  const Asked* const* queries;
+  Pool* const* pools;
+  PackedQuery* packed;
+
+  static void take(void* all, int query, int64_t block, uint32_t rows, const int32_t* sums) {
+    Found& found = *static_cast<Found*>(all);
+    const Asked& asked = *found.queries[query];
+    Pool& pool = *found.pools[query];
+    for (; rows != 0; rows &= rows - 1) {
+      const int place = __builtin_ctz(rows);
+      const int64_t row = block * block_rows + place;
+      if (row >= found.level->rows) break;  // the last block is filled up with rows that are none
+      const float sum = static_cast<float>(2 * sums[place] + asked.offset);
+      const float score = sum * found.level->inverse_length(row) * asked.step;
+      if (score < pool.limit) continue;
+      if (pool.offer({score, static_cast<uint32_t>(row), found.segment}))
+        found.packed[query].limit = static_cast<double>(pool.limit) / static_cast<double>(asked.step);
+    }
+  }
+};
+
+void Search::scan_packed(size_t segment, int64_t first, int64_t stop, const Asked* const* queries,
+                         int n_queries, Pool* const* pools) const {
+  PackedQuery packed[most_queries];
+  for (int q = 0; q < n_queries; q++) {
+    const double limit = static_cast<double>(pools[q]->limit) / static_cast<double>(queries[q]->step);
+    packed[q] = {queries[q]->weights.data(), queries[q]->tables.data(),
+                 queries[q]->shift, queries[q]->offset, limit};
+  }
+  Found found{this, &level_of(segment, 0), static_cast<uint32_t>(segment), queries, pools, packed};
+  target->scan(found.level->packed, first, stop, living[segment], packed, n_queries, Found::take,
+               &found);
+}
+
+bool is_living(const uint32_t* living, int64_t row) {
+  return living == nullptr || (living[row / block_rows] >> (row % block_rows) & 1U);
+}
+
+void Search::scan_numbers(size_t segment, int64_t first, int64_t stop, const Asked& query,
+                          Pool& pool) const {
+  const Level& level = level_of(segment, 0);
+  const int64_t last = std::min(stop * block_rows, level.rows);
+  float rough[chunk_rows];
+  for (int64_t start = first * block_rows; start < last; start += chunk_rows) {
+    const int64_t count = std::min(chunk_rows, last - start);
+    if (level.numbers.scaled) {
+      for (int64_t i = 0; i < count; i++)
+        rough[i] = static_cast<float>(
+            target->settled(level.numbers, start + i, query.numbers.data(), squared));
+    } else if (level.numbers.number == Number::int8 && squared) {
+      for (int64_t i = 0; i < count; i++)
+        rough[i] = static_cast<float>(target->settled(level.numbers, start + i, query.numbers.data(), true));
+    } else {
+      target->products(level.numbers, start, start + count, query.rough.data(), squared, rough);
+    }
+    for (int64_t i = 0; i < count; i++) {
+      if (rough[i] < pool.limit || !is_living(living[segment], start + i)) continue;
+      pool.offer({rough[i], static_cast<uint32_t>(start + i), static_cast<uint32_t>(segment)});
+    }
+  }
+}
+
+void Search::scan(size_t segment, int64_t first, int64_t stop, const Asked* const* queries,
+                  int n_queries, Pool* const* pools) const {
+  if (level_of(segment, 0).is_packed) {
+    scan_packed(segment, first, stop, queries, n_queries, pools);
+  } else {
+    for (int q = 0; q < n_queries; q++) scan_numbers(segment, first, stop, *queries[q], *pools[q]);
+  }
+}
+
+int32_t packed_sum(const Level& level, int64_t row, const Asked& query) {
+  const int bits = level.packed.bits, fields = 8 / bits;
+  const uint8_t* block = level.packed.blocks + (row / block_rows) * block_rows * word_bytes * level.packed.words;
+  const uint8_t* bytes = block + (row % block_rows) * word_bytes;
+  int32_t sum = 0;
+  size_t next = 0;
+  for (int word = 0; word < level.packed.words; word++) {
+    for (int place = 0; place < word_bytes; place++) {
+      const uint8_t byte = bytes[word * block_rows * word_bytes + place];
+      for (int field = 0; field < fields; field++) {
+        const int stored = (byte >> (8 - bits * (field + 1))) & ((1 << bits) - 1);
+        sum += query.integers[next++] * (2 * stored - ((1 << bits) - 1));
+      }
+    }
+  }
+  return sum;
+}
+
+float Search::score(const Hit& hit, int stage, const Asked& query) const {
+  const Level& level = level_of(hit.segment, stage);
+  if (level.is_packed) {
+    const float sum = static_cast<float>(packed_sum(level, hit.row, query));
+    return sum * level.inverse_length(hit.row) * query.step;
+  }
+  return static_cast<float>(target->settled(level.numbers, hit.row, query.numbers.data(), squared));
+}
+
+void Search::rescore(std::vector<Hit>& hits, int stage, const Asked& query) const {
+  constexpr size_t ahead = 8;
+  auto prefetch = [&](const Hit& hit) {
+    const Level& level = level_of(hit.segment, stage);
+    if (level.is_packed) return;
+    const char* row = static_cast<const char*>(level.numbers.numbers) + hit.row * level.row_bytes;
+    for (int64_t i = 0; i < level.row_bytes; i += 64) __builtin_prefetch(row + i);
+  };
+  for (size_t i = 0; i < std::min(ahead, hits.size()); i++) prefetch(hits[i]);
+  for (size_t i = 0; i < hits.size(); i++) {
+    if (i + ahead < hits.size()) prefetch(hits[i + ahead]);
+    hits[i].score = score(hits[i], stage, query);
+  }
+}
+
+void Search::best(std::vector<Hit>& hits, int64_t keep, bool sorted) const {
+  const size_t kept = std::min(hits.size(), static_cast<size_t>(keep));
+  const auto stop = hits.begin() + static_cast<std::ptrdiff_t>(kept);
+  if (kept < hits.size()) std::nth_element(hits.begin(), stop, hits.end(), better());
+  hits.resize(kept);
+  if (sorted) std::sort(hits.begin(), hits.end(), better());
+}
+
+// Keep what passes the stop rule `Margin`: see `matryo.search.funnel`.
+void Search::past_the_margin(std::vector<Hit>& hits, size_t stage,
+                             const std::vector<Asked>& query) const {
+  const size_t probe = static_cast<size_t>(margin->probe);
+  if (hits.size() <= probe) return;
+  std::vector<Hit> ahead(hits.begin(), hits.begin() + margin->probe);
+  rescore(ahead, static_cast<int>(stage) + 1, query[stage + 1]);
+  best(ahead, stages.back().keep, true);
+  const auto& [slope, level, spread] = margin->lines[stage];
+  const double least = slope * static_cast<double>(ahead.back().score) + level - margin->width * spread;
+  size_t kept = probe;
+  while (kept < hits.size() && static_cast<double>(hits[kept].score) >= least) kept++;
+  hits.resize(kept);
+}
+
+// Have the pages that hold these rows compared with their checksums, if they were not before.
+void Search::check_pages(const std::vector<Hit>& hits, int stage) const {
+  std::vector<std::pair<uint32_t, int64_t>> missing;
+  for (const Hit& hit : hits) {
+    const Level& level = level_of(hit.segment, stage);
+    if (level.checked == nullptr) continue;
+    const int64_t start = level.offset + hit.row * level.row_bytes;
+    for (int64_t page = start / page_bytes; page <= (start + level.row_bytes - 1) / page_bytes; page++)
+      if (!level.checked[page]) missing.emplace_back(hit.segment, page);
+  }
+  if (missing.empty()) return;
+  nb::gil_scoped_acquire acquired;
+  for (const auto& [segment, page] : missing) (*check)(segment, page);
+}
+
+double since(Clock::time_point start) {
+  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
+
+// From the rows that a scan left to the answer.
+void Search::finish(Answer& answer, Pool& pool, const std::vector<Asked>& query, int64_t n_rows,
+                    double microseconds) const {
+  std::vector<Hit>& hits = pool.hits;
+  int64_t received = n_rows;
+  for (size_t stage = 0; stage < stages.size(); stage++) {
+    const Clock::time_point start = Clock::now();
+    const int number = static_cast<int>(stage);
+    const bool last = stage + 1 == stages.size();
+    if (stage > 0) {
+      check_pages(hits, number);
+      rescore(hits, number, query[stage]);
+    } else {
+      pool.cut();
+      if (!level_of(0, 0).is_packed) rescore(hits, 0, query[0]);
+    }
+    best(hits, shortlist(stage), last || margin.has_value());
+    if (margin && !last) {
+      check_pages(hits, number + 1);
+      past_the_margin(hits, stage, query);
+    }
+    answer.works.emplace_back(received, static_cast<int64_t>(hits.size()));
+    answer.microseconds.push_back(since(start) + (stage == 0 ? microseconds : 0));
+    received = static_cast<int64_t>(hits.size());
+  }
+  answer.hits = hits;
+}
+
+int64_t Search::n_living() const {
+  int64_t count = 0;
+  for (size_t segment = 0; segment < levels->size(); segment++) {
+    const int64_t rows = level_of(segment, 0).rows;
+    if (living[segment] == nullptr) {
+      count += rows;
+    } else {
+      for (int64_t word = 0; word < (rows + block_rows - 1) / block_rows; word++)
+        count += __builtin_popcount(living[segment][word]);
+    }
+  }
+  return count;
+}
+
+// One query; its scan may be spread over threads.
+Answer Search::run(const std::vector<Asked>& query, int threads) const {
+  const Clock::time_point start = Clock::now();
+  struct Part {
+    size_t segment;
+    int64_t first, stop;
+  };
+  int64_t bytes = 0;
+  for (size_t segment = 0; segment < levels->size(); segment++)
+    bytes += level_of(segment, 0).rows * level_of(segment, 0).row_bytes;
+  const int64_t n_parts = std::max<int64_t>(1, std::min<int64_t>(threads, bytes / thread_bytes));
+  std::vector<Part> parts;
+  for (size_t segment = 0; segment < levels->size(); segment++) {
+    const int64_t blocks = (level_of(segment, 0).rows + block_rows - 1) / block_rows;
+    for (int64_t part = 0; part < n_parts; part++)
+      parts.push_back({segment, blocks * part / n_parts, blocks * (part + 1) / n_parts});
+  }
+  const size_t keep = static_cast<size_t>(shortlist(0));
+  std::vector<Pool> pools(static_cast<size_t>(n_parts), Pool(keep, better(), query[0].slack));
+  const Asked* asked = &query[0];
+  on_threads(n_parts, static_cast<int>(n_parts), [&](int64_t task) {
+    Pool* pool = &pools[static_cast<size_t>(task)];
+    for (size_t i = static_cast<size_t>(task); i < parts.size(); i += static_cast<size_t>(n_parts))
+      scan(parts[i].segment, parts[i].first, parts[i].stop, &asked, 1, &pool);
+  });
+  for (size_t i = 1; i < pools.size(); i++)
+    pools[0].hits.insert(pools[0].hits.end(), pools[i].hits.begin(), pools[i].hits.end());
+  Answer answer;
+  finish(answer, pools[0], query, n_living(), since(start));
+  return answer;
+}
+
+// Some queries on one thread: a chunk of codes is read again while it is cached.
+std::vector<Answer> Search::run_group(const std::vector<std::vector<Asked>>& queries) const {
+  const Clock::time_point start = Clock::now();
+  const size_t keep = static_cast<size_t>(shortlist(0));
+  std::vector<Pool> pools;
+  for (const auto& query : queries) pools.emplace_back(keep, better(), query[0].slack);
+  for (size_t segment = 0; segment < levels->size(); segment++) {
+    const int64_t blocks = (level_of(segment, 0).rows + block_rows - 1) / block_rows;
+    for (int64_t first = 0; first < blocks; first += chunk_blocks) {
+      const int64_t stop = std::min(blocks, first + chunk_blocks);
+      for (size_t q = 0; q < queries.size(); q += most_queries) {
+        const Asked* asked[most_queries];
+        Pool* own[most_queries];
+        const int count = static_cast<int>(std::min<size_t>(most_queries, queries.size() - q));
+        for (int i = 0; i < count; i++) {
+          asked[i] = &queries[q + static_cast<size_t>(i)][0];
+          own[i] = &pools[q + static_cast<size_t>(i)];
+        }
+        scan(segment, first, stop, asked, count, own);
+      }
+    }
+  }
+  const double each = since(start) / static_cast<double>(queries.size());
+  const int64_t n_rows = n_living();
+  std::vector<Answer> answers(queries.size());
+  for (size_t q = 0; q < queries.size(); q++) finish(answers[q], pools[q], queries[q], n_rows, each);
+  return answers;
+}
+
+// What Python sees: the levels of all segments of one state.
+class Segments {
+ public:
+  std::vector<Ids> ids;
+  std::vector<std::vector<std::shared_ptr<Level>>> levels;
+
+  void add_integers(Array<int64_t, 1> integers, std::vector<std::shared_ptr<Level>> own) {
+    Ids one;
+    one.integers = integers.data();
+    one.kept.push_back(nb::cast(integers));
+    add(std::move(one), std::move(own));
+  }
+
+  void add_texts(Array<int64_t, 1> ends, Array<uint8_t, 1> text, std::vector<std::shared_ptr<Level>> own) {
+    Ids one;
+    one.ends = ends.data();
+    one.text = text.data();
+    one.kept = {nb::cast(ends), nb::cast(text)};
+    add(std::move(one), std::move(own));
+  }
+
+ private:
+  void add(Ids one, std::vector<std::shared_ptr<Level>> own) {
+    if (!levels.empty() && own.size() != levels[0].size())
+      throw std::invalid_argument("expected as many levels as the other segments have");
+    ids.push_back(std::move(one));
+    levels.push_back(std::move(own));
+  }
+};
+
+std::shared_ptr<Level> packed_level(int bits, int dim, int64_t rows, Array<uint8_t, 1> blocks,
+                                    std::optional<Array<uint16_t, 1>> excess,
+                                    std::optional<Array<float, 1>> bounds) {
+  auto level = std::make_shared<Level>();
+  const int words = (dim * bits + 31) / 32;
+  const int64_t n_blocks = (rows + block_rows - 1) / block_rows;
+  if (blocks.shape(0) != static_cast<size_t>(n_blocks * block_rows * words * word_bytes) ||
+      (excess && excess->shape(0) != static_cast<size_t>(rows)) ||
+      (bounds && bounds->shape(0) != static_cast<size_t>(2 * n_blocks)) ||
+      (bits > 1) != (excess && bounds))
+    throw std::invalid_argument("expected blocks, lengths and bounds that fit the rows");
+  level->is_packed = true;
+  level->dim = dim;
+  level->rows = rows;
+  level->row_bytes = words * word_bytes;
+  level->packed = {bits, words, blocks.data(), bounds ? bounds->data() : nullptr,
+                   std::sqrt(static_cast<float>(dim))};
+  level->excess = excess ? excess->data() : nullptr;
+  level->kept = {nb::cast(blocks), nb::cast(excess), nb::cast(bounds)};
+  return level;
+}
+
+std::shared_ptr<Level> number_level(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> numbers,
+                                    int dim, std::optional<Array<float, 1>> steps, bool scaled,
+                                    std::optional<std::pair<Array<bool, 1>, int64_t>> checked) {
+  auto level = std::make_shared<Level>();
+  if (dim < 1 || static_cast<size_t>(dim) > numbers.shape(1) ||
+      (steps && steps->shape(0) != static_cast<size_t>(dim)))
+    throw std::invalid_argument("expected a dim and steps that fit the numbers");
+  if (numbers.dtype() == nb::dtype<float>()) {
+    level->numbers.number = Number::float32;
+  } else if (numbers.dtype() == nb::dtype<int8_t>()) {
+    level->numbers.number = Number::int8;
+    if (!steps) throw std::invalid_argument("int8 needs steps");
+  } else if (numbers.dtype().bits == 16) {
+    level->numbers.number = Number::float16;
+  } else {
+    throw std::invalid_argument("expected float32, float16 or int8");
+  }
+  level->dim = dim;
+  level->rows = static_cast<int64_t>(numbers.shape(0));
+  level->numbers.dim = dim;
+  level->numbers.stride = static_cast<int64_t>(numbers.shape(1));
+  level->row_bytes = level->numbers.stride * numbers.dtype().bits / 8;
+  level->numbers.numbers = numbers.data();
+  level->numbers.steps = steps ? steps->data() : nullptr;
+  level->numbers.scaled = scaled;
+  level->kept = {nb::cast(numbers), nb::cast(steps)};
+  if (checked) {
+    level->checked = checked->first.data();
+    level->offset = checked->second;
+    level->kept.push_back(nb::cast(checked->first));
+  }
+  return level;
+}
+
+template <typename Scalar>
+nb::object as_numpy(std::vector<Scalar> values, std::vector<size_t> shape) {
+  auto* kept = new std::vector<Scalar>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<Scalar>*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, Scalar>(kept->data(), shape.size(), shape.data(), owner));
+}
+
+template <typename Scalar>
+std::vector<std::vector<std::vector<Asked>>> groups_of(const Search& search, const Scalar* queries,
+                                                       int64_t n, int64_t width, int64_t size) {
+  std::vector<std::vector<std::vector<Asked>>> groups;
+  std::vector<double> wide(static_cast<size_t>(width));
+  for (int64_t q = 0; q < n; q++) {
+    if (q % size == 0) groups.emplace_back();
+    std::copy(queries + q * width, queries + (q + 1) * width, wide.begin());
+    std::vector<Asked> stages;
+    for (size_t stage = 0; stage < search.stages.size(); stage++)
+      stages.push_back(search.asked(wide.data(), static_cast<int>(stage), std::is_same_v<Scalar, double>));
+    groups.back().push_back(std::move(stages));
+  }
+  return groups;
+}
+
+// Runs the queries. Returns rows `(q, keep)` numbered through all segments, scores, how many there
+// are of each, what every stage read and kept `(q, stages, 2)`, and its microseconds.
+template <typename Scalar>
+nb::object search(const Segments& segments, const std::string& target_name,
+                  Array<Scalar, 2> queries, const std::vector<std::tuple<int, int64_t, double>>& stages,
+                  const std::vector<std::optional<Array<uint32_t, 1>>>& living,
+                  const std::string& metric, std::optional<Margin> margin, const nb::callable& check,
+                  int threads) {
+  Search search{};
+  for (const Target* each : targets())
+    if (target_name == each->name) search.target = each;
+  if (search.target == nullptr) throw std::invalid_argument("no such set of instructions here");
+  if (segments.levels.empty() || living.size() != segments.levels.size())
+    throw std::invalid_argument("expected at least one segment, and what lives in each");
+  std::vector<std::vector<const Level*>> levels;
+  for (const auto& own : segments.levels) {
+    levels.emplace_back();
+    for (const auto& level : own) levels.back().push_back(level.get());
+  }
+  search.levels = &levels;
+  search.ids = &segments.ids;
+  search.cosine = metric == "cosine";
+  search.squared = metric == "l2";
+  search.margin = std::move(margin);
+  search.check = &check;
+  for (const auto& [level, keep, longest] : stages) {
+    if (level < 0 || static_cast<size_t>(level) >= levels[0].size() || keep < 1)
+      throw std::invalid_argument("expected a known level and rows to keep");
+    if (queries.shape(1) < static_cast<size_t>(levels[0][static_cast<size_t>(level)]->dim))
+      throw std::invalid_argument("expected queries as wide as every stage");
+    search.stages.push_back({level, keep});
+    search.longest.push_back(longest);
+  }
+  for (size_t segment = 0; segment < living.size(); segment++) {
+    const int64_t rows = levels[segment][0]->rows;
+    if (living[segment] && living[segment]->shape(0) < static_cast<size_t>((rows + block_rows - 1) / block_rows))
+      throw std::invalid_argument("expected one bit for each row");
+    search.living.push_back(living[segment] ? living[segment]->data() : nullptr);
+  }
+  const int64_t n = static_cast<int64_t>(queries.shape(0)), width = static_cast<int64_t>(queries.shape(1));
+  std::vector<Answer> answers(static_cast<size_t>(n));
+  {
+    nb::gil_scoped_release released;
+    // few queries: each is spread over the threads; many: they are shared out in groups
+    const int64_t size = n < 2 * threads ? 1 : std::min<int64_t>(group_queries, (n + threads - 1) / threads);
+    const auto groups = groups_of(search, queries.data(), n, width, size);
+    if (size == 1) {
+      for (int64_t q = 0; q < n; q++)
+        answers[static_cast<size_t>(q)] = search.run(groups[static_cast<size_t>(q)][0], threads);
+    } else {
+      on_threads(static_cast<int64_t>(groups.size()), threads, [&](int64_t group) {
+        std::vector<Answer> own = search.run_group(groups[static_cast<size_t>(group)]);
+        std::move(own.begin(), own.end(), answers.begin() + group * size);
+      });
+    }
+  }
+  const size_t keep = static_cast<size_t>(search.stages.back().keep), n_stages = stages.size();
+  std::vector<int64_t> starts{0};
+  for (const auto& own : levels) starts.push_back(starts.back() + own[0]->rows);
+  const size_t count = static_cast<size_t>(n);
+  size_t widest = 0;
+  for (const Answer& answer : answers) widest = std::max(widest, answer.hits.size());
+  widest = std::min(widest, keep);
+  std::vector<int64_t> rows(count * widest, -1), counts(count), works(count * n_stages * 2);
+  std::vector<float> scores(count * widest, nothing);
+  std::vector<double> microseconds(count * n_stages);
+  for (size_t q = 0; q < count; q++) {
+    const Answer& answer = answers[q];
+    counts[q] = static_cast<int64_t>(answer.hits.size());
+    for (size_t i = 0; i < answer.hits.size(); i++) {
+      rows[q * widest + i] = starts[answer.hits[i].segment] + answer.hits[i].row;
+      scores[q * widest + i] = answer.hits[i].score;
+    }
+    for (size_t stage = 0; stage < n_stages; stage++) {
+      works[(q * n_stages + stage) * 2] = answer.works[stage].first;
+      works[(q * n_stages + stage) * 2 + 1] = answer.works[stage].second;
+      microseconds[q * n_stages + stage] = answer.microseconds[stage];
+    }
+  }
+  return nb::make_tuple(as_numpy(std::move(rows), {count, widest}), as_numpy(std::move(scores), {count, widest}),
+                        as_numpy(std::move(counts), {count}), as_numpy(std::move(works), {count, n_stages, 2}),
+                        as_numpy(std::move(microseconds), {count, n_stages}));
+}
+
+}  // namespace
+}  // namespace matryo
+
+NB_MODULE(_kernel, module) {
+  using namespace matryo;
+  module.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    for (const Target* target : targets()) names.emplace_back(target->name);
+    return names;
+  });
+  nb::class_<Level>(module, "Level");
+  module.def("packed_level", &packed_level, "bits"_a, "dim"_a, "rows"_a, "blocks"_a,
+             "excess"_a.none(), "bounds"_a.none());
+  module.def("number_level", &number_level, "numbers"_a, "dim"_a, "steps"_a.none(), "scaled"_a,
+             "checked"_a.none());
+  nb::class_<Margin>(module, "Margin")
+      .def(nb::init<int64_t, double, std::vector<std::tuple<double, double, double>>>(), "probe"_a,
+           "width"_a, "lines"_a);
+  nb::class_<Segments>(module, "Segments")
+      .def(nb::init<>())
+      .def("add_integers", &Segments::add_integers, "ids"_a, "levels"_a)
+      .def("add_texts", &Segments::add_texts, "ends"_a, "text"_a, "levels"_a);
+  module.def("search", &search<float>, "segments"_a, "target"_a, "queries"_a, "stages"_a, "living"_a,
+             "metric"_a, "margin"_a.none(), "check"_a, "threads"_a);
+  module.def("search", &search<double>, "segments"_a, "target"_a, "queries"_a, "stages"_a, "living"_a,
+             "metric"_a, "margin"_a.none(), "check"_a, "threads"_a);
+}
