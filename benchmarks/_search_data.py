@@ -71,6 +71,7 @@ class Effort:
         building: Threads that build.
         tries: Queries of a turn while the fastest setting is looked for.
         sampled: Rows that a code or a clustering is learned from, at most.
+        targets: Recall that engines are tuned to.
         graphs: Build graphs over any number of rows.
     """
 
@@ -82,6 +83,7 @@ class Effort:
     building: int = 2
     tries: int = 10
     sampled: int = 100_000
+    targets: tuple[float, ...] = (0.95, 0.99, 0.999)
     graphs: bool = False
 
     def tuning(self) -> slice:

@@ -59,14 +59,11 @@ from _search_parts import bandwidth_rows, build_rows, exact_rows, last_cache, me
 from platformdirs import user_cache_dir
 
 PARTS = ("search", "bandwidth", "memory", "build", "exact")
-TARGETS = (0.95, 0.99, 0.999)
 WORDNET = Path(__file__).parents[1] / ".." / "shared" / "data" / "wordnet" / "glosses.tsv.gz"
 NUMBERS = ("numpy", "faiss-cpu", "usearch", "hnswlib", "turbovec", "lancedb")
 
 
-QUICK = Effort(
-    queries=100, rounds=1, slice_seconds=0.005, batch_seconds=0.02, repeats=3, building=1
-)
+QUICK = Effort(queries=50, rounds=1, slice_seconds=0.005, batch_seconds=0.02, repeats=3, building=1)
 
 
 @dataclass
@@ -166,9 +163,9 @@ def search_rows(
                 if isinstance(engine, Skipped):
                     print(f"left out: {engine}", flush=True)
                     continue
-                made.append((engine, engine.settings(asked, known, TARGETS)))
+                made.append((engine, engine.settings(asked, known, effort.targets)))
                 print(f"built: {engine.maker} {engine.name}, {engine.build_seconds:.1f} s")
-        for target in TARGETS:
+        for target in effort.targets:
             winners = []
             for engine, settings in made:
                 if target not in settings:
@@ -384,7 +381,10 @@ def main() -> None:
         "commit": commit or "unknown",
         "machine": machine(),
         "data": "; ".join(origins),
-        "results": results,
+        "results": [
+            {key: None if value != value else value for key, value in row.items()}
+            for row in results
+        ],
     }
     options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 

@@ -111,9 +111,16 @@ struct Level {
   int64_t offset = 0;                // of the first row in the file
   std::vector<nb::object> kept;
 
-  float inverse_length(int64_t row) const {
+  // Of packed codes in lists; each list begins with a block.
+  std::shared_ptr<Level> centroids;  // null for codes in the order of the rows
+  const int64_t* starts = nullptr;   // first block of each list
+  const int32_t* sizes = nullptr;    // rows of each list
+  const int32_t* slots = nullptr;    // row at each place, -1 for none
+  int64_t n_blocks = 0;
+
+  float inverse_length(int64_t place) const {
     if (excess == nullptr) return 1 / packed.length;
-    return 1 / std::sqrt(static_cast<float>(dim + 8 * static_cast<int32_t>(excess[row])));
+    return 1 / std::sqrt(static_cast<float>(dim + 8 * static_cast<int32_t>(excess[place])));
   }
 };
 
@@ -201,7 +208,7 @@ struct Asked {
   std::vector<float> rough;     // the same in float32, for int8 times the steps
   std::vector<int32_t> weights;
   std::vector<uint8_t> tables;
-  std::vector<int8_t> integers;
+  std::vector<int8_t> integers;  // by dimension, filled up to whole words
   int32_t shift = 0;
   int32_t offset = 0;
   float step = 0;
@@ -211,6 +218,13 @@ struct Asked {
 struct Stage {
   int level;
   int64_t keep;
+  int64_t probes;  // lists to read; 0 for every row
+};
+
+// Some blocks of a segment.
+struct Span {
+  size_t segment;
+  int64_t first, stop;
 };
 
 struct Margin {
@@ -256,21 +270,26 @@ class Search {
   bool cosine, squared;
   const nb::callable* check = nullptr;  // compares pages of a segment with their checksums
 
-  Asked asked(const double* query, int stage, bool is_double) const;
-  Answer run(const std::vector<Asked>& query, int threads) const;
+  Asked asked(const Level& level, const double* query, double longest, bool is_double) const;
+  std::vector<Span> spans(const double* query, bool is_double, int64_t& n_rows) const;
+  bool has_lists() const;
+  Answer run(const std::vector<Asked>& query, const std::vector<Span>& spans, int64_t n_rows,
+             double microseconds, int threads) const;
   std::vector<Answer> run_group(const std::vector<std::vector<Asked>>& queries) const;
 
- private:
-  struct Found;
   const Level& level_of(size_t segment, int stage) const {
     return *(*levels)[segment][static_cast<size_t>(stages[static_cast<size_t>(stage)].level)];
   }
+
+ private:
+  struct Found;
   Better better() const { return {ids}; }
   int64_t shortlist(size_t stage) const;
   void scan(size_t segment, int64_t first, int64_t stop, const Asked* const* queries, int n_queries,
             Pool* const* pools) const;
-  void scan_packed(size_t segment, int64_t first, int64_t stop, const Asked* const* queries,
-                   int n_queries, Pool* const* pools) const;
+  void scan_packed(const Level& level, const uint32_t* alive, size_t segment, int64_t first,
+                   int64_t stop, const Asked* const* queries, int n_queries,
+                   Pool* const* pools) const;
   void scan_numbers(size_t segment, int64_t first, int64_t stop, const Asked& query,
                     Pool& pool) const;
   float score(const Hit& hit, int stage, const Asked& query) const;
@@ -280,7 +299,7 @@ class Search {
   void past_the_margin(std::vector<Hit>& hits, size_t stage, const std::vector<Asked>& query) const;
   void finish(Answer& answer, Pool& pool, const std::vector<Asked>& query, int64_t n_rows,
               double microseconds) const;
-  int64_t n_living() const;
+  int64_t n_living(size_t segment) const;
 };
 
 double length_of(const double* numbers, int dim) {
@@ -323,8 +342,8 @@ void set_weights(Asked& asked, int words, int bits) {
   }
 }
 
-Asked Search::asked(const double* query, int stage, bool is_double) const {
-  const Level& level = level_of(0, stage);
+Asked Search::asked(const Level& level, const double* query, double longest_row,
+                    bool is_double) const {
   Asked asked;
   asked.numbers.assign(query, query + level.dim);
   std::vector<double>& numbers = asked.numbers;
@@ -363,9 +382,8 @@ Asked Search::asked(const double* query, int stage, bool is_double) const {
     if (level.numbers.number == Number::int8 && !squared) asked.rough[i] *= level.numbers.steps[i];
   }
   const double length = length_of(numbers.data(), level.dim);
-  const double reach = squared ? (length + longest[static_cast<size_t>(stage)]) *
-                                     (length + longest[static_cast<size_t>(stage)])
-                               : length * longest[static_cast<size_t>(stage)];
+  const double sum = length + longest_row;
+  const double reach = squared ? sum * sum : length * longest_row;
   asked.slack = 2 * (level.dim + 8) * (half_step * reach + tiny);
   return asked;
 }
@@ -375,14 +393,18 @@ int64_t Search::shortlist(size_t stage) const {
   return margin && !last ? std::max(stages[stage].keep, margin->probe) : stages[stage].keep;
 }
 
+bool is_living(const uint32_t* living, int64_t row) {
+  return living == nullptr || (living[row / block_rows] >> (row % block_rows) & 1U);
+}
+
 // What a scan of packed codes reports to.
 struct Search::Found {
-  const Search* search;
   const Level* level;
   uint32_t segment;
   const Asked* const* queries;
   Pool* const* pools;
   PackedQuery* packed;
+  const uint32_t* living;  // read for codes in lists; the scan knows those of other rows
 
   static void take(void* all, int query, int64_t block, uint32_t rows, const int32_t* sums) {
     Found& found = *static_cast<Found*>(all);
@@ -390,10 +412,16 @@ struct Search::Found {
     Pool& pool = *found.pools[query];
     for (; rows != 0; rows &= rows - 1) {
       const int place = __builtin_ctz(rows);
-      const int64_t row = block * block_rows + place;
-      if (row >= found.level->rows) break;  // the last block is filled up with rows that are none
+      const int64_t slot = block * block_rows + place;
+      int64_t row = slot;
+      if (found.level->slots != nullptr) {
+        row = found.level->slots[slot];
+        if (row < 0 || !is_living(found.living, row)) continue;
+      } else if (row >= found.level->rows) {
+        break;  // the last block is filled up with rows that are none
+      }
       const float sum = static_cast<float>(2 * sums[place] + asked.offset);
-      const float score = sum * found.level->inverse_length(row) * asked.step;
+      const float score = sum * found.level->inverse_length(slot) * asked.step;
       if (score < pool.limit) continue;
       if (pool.offer({score, static_cast<uint32_t>(row), found.segment}))
         found.packed[query].limit = static_cast<double>(pool.limit) / static_cast<double>(asked.step);
@@ -401,21 +429,18 @@ struct Search::Found {
   }
 };
 
-void Search::scan_packed(size_t segment, int64_t first, int64_t stop, const Asked* const* queries,
-                         int n_queries, Pool* const* pools) const {
+void Search::scan_packed(const Level& level, const uint32_t* alive, size_t segment, int64_t first,
+                         int64_t stop, const Asked* const* queries, int n_queries,
+                         Pool* const* pools) const {
   PackedQuery packed[most_queries];
   for (int q = 0; q < n_queries; q++) {
     const double limit = static_cast<double>(pools[q]->limit) / static_cast<double>(queries[q]->step);
     packed[q] = {queries[q]->weights.data(), queries[q]->tables.data(),
                  queries[q]->shift, queries[q]->offset, limit};
   }
-  Found found{this, &level_of(segment, 0), static_cast<uint32_t>(segment), queries, pools, packed};
-  target->scan(found.level->packed, first, stop, living[segment], packed, n_queries, Found::take,
-               &found);
-}
-
-bool is_living(const uint32_t* living, int64_t row) {
-  return living == nullptr || (living[row / block_rows] >> (row % block_rows) & 1U);
+  Found found{&level, static_cast<uint32_t>(segment), queries, pools, packed, alive};
+  const uint32_t* known = level.slots == nullptr ? alive : nullptr;
+  target->scan(level.packed, first, stop, known, packed, n_queries, Found::take, &found);
 }
 
 void Search::scan_numbers(size_t segment, int64_t first, int64_t stop, const Asked& query,
@@ -445,7 +470,7 @@ void Search::scan_numbers(size_t segment, int64_t first, int64_t stop, const Ask
 void Search::scan(size_t segment, int64_t first, int64_t stop, const Asked* const* queries,
                   int n_queries, Pool* const* pools) const {
   if (level_of(segment, 0).is_packed) {
-    scan_packed(segment, first, stop, queries, n_queries, pools);
+    scan_packed(level_of(segment, 0), living[segment], segment, first, stop, queries, n_queries, pools);
   } else {
     for (int q = 0; q < n_queries; q++) scan_numbers(segment, first, stop, *queries[q], *pools[q]);
   }
@@ -563,49 +588,78 @@ void Search::finish(Answer& answer, Pool& pool, const std::vector<Asked>& query,
   answer.hits = hits;
 }
 
-int64_t Search::n_living() const {
+int64_t Search::n_living(size_t segment) const {
+  const int64_t rows = level_of(segment, 0).rows;
+  if (living[segment] == nullptr) return rows;
   int64_t count = 0;
-  for (size_t segment = 0; segment < levels->size(); segment++) {
-    const int64_t rows = level_of(segment, 0).rows;
-    if (living[segment] == nullptr) {
-      count += rows;
-    } else {
-      for (int64_t word = 0; word < (rows + block_rows - 1) / block_rows; word++)
-        count += __builtin_popcount(living[segment][word]);
-    }
-  }
+  for (int64_t word = 0; word < (rows + block_rows - 1) / block_rows; word++)
+    count += __builtin_popcount(living[segment][word]);
   return count;
 }
 
-// One query; its scan may be spread over threads.
-Answer Search::run(const std::vector<Asked>& query, int threads) const {
-  const Clock::time_point start = Clock::now();
-  struct Part {
-    size_t segment;
-    int64_t first, stop;
-  };
-  int64_t bytes = 0;
+bool Search::has_lists() const {
+  if (stages[0].probes == 0) return false;
   for (size_t segment = 0; segment < levels->size(); segment++)
-    bytes += level_of(segment, 0).rows * level_of(segment, 0).row_bytes;
-  const int64_t n_parts = std::max<int64_t>(1, std::min<int64_t>(threads, bytes / thread_bytes));
-  std::vector<Part> parts;
+    if (level_of(segment, 0).centroids) return true;
+  return false;
+}
+
+// The blocks that a query reads, and how many rows that may be found are in them.
+std::vector<Span> Search::spans(const double* query, bool is_double, int64_t& n_rows) const {
+  std::vector<Span> spans;
+  n_rows = 0;
   for (size_t segment = 0; segment < levels->size(); segment++) {
-    const int64_t blocks = (level_of(segment, 0).rows + block_rows - 1) / block_rows;
-    for (int64_t part = 0; part < n_parts; part++)
-      parts.push_back({segment, blocks * part / n_parts, blocks * (part + 1) / n_parts});
+    const Level& level = level_of(segment, 0);
+    if (stages[0].probes == 0 || !level.centroids) {
+      spans.push_back({segment, 0, level.n_blocks});
+      n_rows += n_living(segment);
+      continue;
+    }
+    const Level& centroids = *level.centroids;
+    const Asked asked = this->asked(centroids, query, 1, is_double);
+    const std::vector<Ids> none(1);
+    Pool pool(static_cast<size_t>(stages[0].probes), {&none});
+    const Asked* asked_at = &asked;
+    Pool* pool_at = &pool;
+    scan_packed(centroids, nullptr, 0, 0, centroids.n_blocks, &asked_at, 1, &pool_at);
+    pool.cut();
+    for (const Hit& hit : pool.hits) {
+      const int64_t first = level.starts[hit.row], stop = level.starts[hit.row + 1];
+      spans.push_back({segment, first, stop});
+      if (living[segment] == nullptr) {
+        n_rows += level.sizes[hit.row];
+        continue;
+      }
+      for (int64_t slot = first * block_rows; slot < stop * block_rows; slot++)
+        n_rows += level.slots[slot] >= 0 && is_living(living[segment], level.slots[slot]);
+    }
   }
+  return spans;
+}
+
+// One query; its scan may be spread over threads.
+Answer Search::run(const std::vector<Asked>& query, const std::vector<Span>& spans, int64_t n_rows,
+                   double microseconds, int threads) const {
+  const Clock::time_point start = Clock::now();
+  int64_t bytes = 0;
+  for (const Span& span : spans)
+    bytes += (span.stop - span.first) * block_rows * level_of(span.segment, 0).row_bytes;
+  const int64_t n_parts = std::max<int64_t>(1, std::min<int64_t>(threads, bytes / thread_bytes));
   const size_t keep = static_cast<size_t>(shortlist(0));
   std::vector<Pool> pools(static_cast<size_t>(n_parts), Pool(keep, better(), query[0].slack));
   const Asked* asked = &query[0];
-  on_threads(n_parts, static_cast<int>(n_parts), [&](int64_t task) {
-    Pool* pool = &pools[static_cast<size_t>(task)];
-    for (size_t i = static_cast<size_t>(task); i < parts.size(); i += static_cast<size_t>(n_parts))
-      scan(parts[i].segment, parts[i].first, parts[i].stop, &asked, 1, &pool);
+  on_threads(n_parts, static_cast<int>(n_parts), [&](int64_t part) {
+    Pool* pool = &pools[static_cast<size_t>(part)];
+    for (const Span& span : spans) {  // every thread has its share of each span
+      const int64_t blocks = span.stop - span.first;
+      scan(span.segment, span.first + blocks * part / n_parts,
+           span.first + blocks * (part + 1) / n_parts, &asked, 1, &pool);
+    }
   });
   for (size_t i = 1; i < pools.size(); i++)
     pools[0].hits.insert(pools[0].hits.end(), pools[i].hits.begin(), pools[i].hits.end());
   Answer answer;
-  finish(answer, pools[0], query, n_living(), since(start));
+  finish(answer, pools[0], query, n_rows, microseconds + since(start));
   return answer;
 }
 
@@ -616,7 +670,7 @@ std::vector<Answer> Search::run_group(const std::vector<std::vector<Asked>>& que
   std::vector<Pool> pools;
   for (const auto& query : queries) pools.emplace_back(keep, better(), query[0].slack);
   for (size_t segment = 0; segment < levels->size(); segment++) {
-    const int64_t blocks = (level_of(segment, 0).rows + block_rows - 1) / block_rows;
+    const int64_t blocks = level_of(segment, 0).n_blocks;
     for (int64_t first = 0; first < blocks; first += chunk_blocks) {
       const int64_t stop = std::min(blocks, first + chunk_blocks);
       for (size_t q = 0; q < queries.size(); q += most_queries) {
@@ -632,7 +686,8 @@ std::vector<Answer> Search::run_group(const std::vector<std::vector<Asked>>& que
     }
   }
   const double each = since(start) / static_cast<double>(queries.size());
-  const int64_t n_rows = n_living();
+  int64_t n_rows = 0;
+  for (size_t segment = 0; segment < levels->size(); segment++) n_rows += n_living(segment);
   std::vector<Answer> answers(queries.size());
   for (size_t q = 0; q < queries.size(); q++) finish(answers[q], pools[q], queries[q], n_rows, each);
   return answers;
@@ -673,9 +728,12 @@ std::shared_ptr<Level> packed_level(int bits, int dim, int64_t rows, Array<uint8
                                     std::optional<Array<float, 1>> bounds) {
   auto level = std::make_shared<Level>();
   const int words = (dim * bits + 31) / 32;
-  const int64_t n_blocks = (rows + block_rows - 1) / block_rows;
-  if (blocks.shape(0) != static_cast<size_t>(n_blocks * block_rows * words * word_bytes) ||
-      (excess && excess->shape(0) != static_cast<size_t>(rows)) ||
+  // codes in lists have more places than rows
+  const int64_t block_size = static_cast<int64_t>(block_rows) * words * word_bytes;
+  const int64_t n_blocks = static_cast<int64_t>(blocks.shape(0)) / block_size;
+  if (dim < 1 || rows < 1 || blocks.shape(0) != static_cast<size_t>(n_blocks * block_size) ||
+      n_blocks * block_rows < rows ||
+      (excess && excess->shape(0) < static_cast<size_t>(std::min(rows, n_blocks * block_rows))) ||
       (bounds && bounds->shape(0) != static_cast<size_t>(2 * n_blocks)) ||
       (bits > 1) != (excess && bounds))
     throw std::invalid_argument("expected blocks, lengths and bounds that fit the rows");
@@ -683,11 +741,26 @@ std::shared_ptr<Level> packed_level(int bits, int dim, int64_t rows, Array<uint8
   level->dim = dim;
   level->rows = rows;
   level->row_bytes = words * word_bytes;
+  level->n_blocks = n_blocks;
   level->packed = {bits, words, blocks.data(), bounds ? bounds->data() : nullptr,
                    std::sqrt(static_cast<float>(dim))};
   level->excess = excess ? excess->data() : nullptr;
   level->kept = {nb::cast(blocks), nb::cast(excess), nb::cast(bounds)};
   return level;
+}
+
+void keep_in_lists(Level& level, std::shared_ptr<Level> centroids, Array<int64_t, 1> starts,
+                   Array<int32_t, 1> sizes, Array<int32_t, 1> slots) {
+  const size_t count = static_cast<size_t>(centroids->rows);
+  if (!level.is_packed || starts.shape(0) != count + 1 || sizes.shape(0) != count ||
+      starts.data()[count] != level.n_blocks ||
+      slots.shape(0) != static_cast<size_t>(level.n_blocks * block_rows))
+    throw std::invalid_argument("expected lists that fit the codes");
+  level.centroids = std::move(centroids);
+  level.starts = starts.data();
+  level.sizes = sizes.data();
+  level.slots = slots.data();
+  for (auto& kept : {nb::cast(starts), nb::cast(sizes), nb::cast(slots)}) level.kept.push_back(kept);
 }
 
 std::shared_ptr<Level> number_level(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> numbers,
@@ -709,6 +782,7 @@ std::shared_ptr<Level> number_level(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_conti
   }
   level->dim = dim;
   level->rows = static_cast<int64_t>(numbers.shape(0));
+  level->n_blocks = (level->rows + block_rows - 1) / block_rows;
   level->numbers.dim = dim;
   level->numbers.stride = static_cast<int64_t>(numbers.shape(1));
   level->row_bytes = level->numbers.stride * numbers.dtype().bits / 8;
@@ -731,27 +805,11 @@ nb::object as_numpy(std::vector<Scalar> values, std::vector<size_t> shape) {
   return nb::cast(nb::ndarray<nb::numpy, Scalar>(kept->data(), shape.size(), shape.data(), owner));
 }
 
-template <typename Scalar>
-std::vector<std::vector<std::vector<Asked>>> groups_of(const Search& search, const Scalar* queries,
-                                                       int64_t n, int64_t width, int64_t size) {
-  std::vector<std::vector<std::vector<Asked>>> groups;
-  std::vector<double> wide(static_cast<size_t>(width));
-  for (int64_t q = 0; q < n; q++) {
-    if (q % size == 0) groups.emplace_back();
-    std::copy(queries + q * width, queries + (q + 1) * width, wide.begin());
-    std::vector<Asked> stages;
-    for (size_t stage = 0; stage < search.stages.size(); stage++)
-      stages.push_back(search.asked(wide.data(), static_cast<int>(stage), std::is_same_v<Scalar, double>));
-    groups.back().push_back(std::move(stages));
-  }
-  return groups;
-}
-
 // Runs the queries. Returns rows `(q, keep)` numbered through all segments, scores, how many there
 // are of each, what every stage read and kept `(q, stages, 2)`, and its microseconds.
 template <typename Scalar>
 nb::object search(const Segments& segments, const std::string& target_name,
-                  Array<Scalar, 2> queries, const std::vector<std::tuple<int, int64_t, double>>& stages,
+                  Array<Scalar, 2> queries, const std::vector<std::tuple<int, int64_t, double, int64_t>>& stages,
                   const std::vector<std::optional<Array<uint32_t, 1>>>& living,
                   const std::string& metric, std::optional<Margin> margin, const nb::callable& check,
                   int threads) {
@@ -772,12 +830,12 @@ nb::object search(const Segments& segments, const std::string& target_name,
   search.squared = metric == "l2";
   search.margin = std::move(margin);
   search.check = &check;
-  for (const auto& [level, keep, longest] : stages) {
-    if (level < 0 || static_cast<size_t>(level) >= levels[0].size() || keep < 1)
+  for (const auto& [level, keep, longest, probes] : stages) {
+    if (level < 0 || static_cast<size_t>(level) >= levels[0].size() || keep < 1 || probes < 0)
       throw std::invalid_argument("expected a known level and rows to keep");
     if (queries.shape(1) < static_cast<size_t>(levels[0][static_cast<size_t>(level)]->dim))
       throw std::invalid_argument("expected queries as wide as every stage");
-    search.stages.push_back({level, keep});
+    search.stages.push_back({level, keep, probes});
     search.longest.push_back(longest);
   }
   for (size_t segment = 0; segment < living.size(); segment++) {
@@ -791,17 +849,32 @@ nb::object search(const Segments& segments, const std::string& target_name,
   {
     nb::gil_scoped_release released;
     // few queries: each is spread over the threads; many: they are shared out in groups
-    const int64_t size = n < 2 * threads ? 1 : std::min<int64_t>(group_queries, (n + threads - 1) / threads);
-    const auto groups = groups_of(search, queries.data(), n, width, size);
-    if (size == 1) {
-      for (int64_t q = 0; q < n; q++)
-        answers[static_cast<size_t>(q)] = search.run(groups[static_cast<size_t>(q)][0], threads);
-    } else {
-      on_threads(static_cast<int64_t>(groups.size()), threads, [&](int64_t group) {
-        std::vector<Answer> own = search.run_group(groups[static_cast<size_t>(group)]);
+    const bool few = n < 2 * threads;
+    const int64_t size = few || search.has_lists()
+                             ? 1
+                             : std::min<int64_t>(group_queries, (n + threads - 1) / threads);
+    const int64_t n_groups = (n + size - 1) / size;
+    on_threads(n_groups, few ? 1 : threads, [&](int64_t group) {
+      const Clock::time_point start = Clock::now();
+      std::vector<std::vector<Asked>> asked;
+      std::vector<double> wide(static_cast<size_t>(width));
+      for (int64_t q = group * size; q < std::min(n, (group + 1) * size); q++) {
+        std::copy(queries.data() + q * width, queries.data() + (q + 1) * width, wide.begin());
+        asked.emplace_back();
+        for (size_t stage = 0; stage < search.stages.size(); stage++)
+          asked.back().push_back(search.asked(search.level_of(0, static_cast<int>(stage)), wide.data(),
+                                              search.longest[stage], std::is_same_v<Scalar, double>));
+      }
+      if (size == 1) {
+        int64_t n_rows = 0;
+        const std::vector<Span> spans = search.spans(wide.data(), std::is_same_v<Scalar, double>, n_rows);
+        answers[static_cast<size_t>(group)] =
+            search.run(asked[0], spans, n_rows, since(start), few ? threads : 1);
+      } else {
+        std::vector<Answer> own = search.run_group(asked);
         std::move(own.begin(), own.end(), answers.begin() + group * size);
-      });
-    }
+      }
+    });
   }
   const size_t keep = static_cast<size_t>(search.stages.back().keep), n_stages = stages.size();
   std::vector<int64_t> starts{0};
@@ -844,6 +917,8 @@ NB_MODULE(_kernel, module) {
   nb::class_<Level>(module, "Level");
   module.def("packed_level", &packed_level, "bits"_a, "dim"_a, "rows"_a, "blocks"_a,
              "excess"_a.none(), "bounds"_a.none());
+  module.def("keep_in_lists", &keep_in_lists, "level"_a, "centroids"_a, "starts"_a, "sizes"_a,
+             "slots"_a);
   module.def("number_level", &number_level, "numbers"_a, "dim"_a, "steps"_a.none(), "scaled"_a,
              "checked"_a.none());
   nb::class_<Margin>(module, "Margin")

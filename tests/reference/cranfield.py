@@ -18,6 +18,10 @@ import pytrec_eval
 
 K = 10
 MEASURES = {"nDCG@10": "ndcg_cut_10", "R@10": "recall_10", "RR@10": "recip_rank"}
+# of packed formats the largest odd integer of a document, the width of a level as a share of the
+# root mean square of its row, and the largest integer of a query
+PACKED = {"int4": (15, 0.335, 127), "int2": (3, 0.9957, 127), "binary": (1, None, 63)}
+PRECISIONS = ("float32", *PACKED)
 
 
 def read_texts(path):
@@ -54,15 +58,24 @@ def unit(vectors, dim):
 
 
 def score_matrix(queries, documents, dim, precision):
-    """Cosines of prefixes; binary documents are the signs of theirs, scaled to length 1."""
-    stored = unit(documents, dim)
-    if precision == "binary":
-        stored = np.where(stored > 0, 1.0, -1.0) / np.sqrt(dim)
+    """Cosines of prefixes; packed documents and the queries that meet them are integers."""
     # trec_eval holds scores as float32; what is tied there is tied here
-    return (unit(queries, dim) @ stored.T).astype(np.float32)
+    if precision == "float32":
+        return (unit(queries, dim) @ unit(documents, dim).T).astype(np.float32)
+    most, width, largest = PACKED[precision]
+    stored, asked = (unit(v, dim).astype(np.float32).astype(float) for v in (documents, queries))
+    if width is None:
+        odd = np.where(stored > 0, 1.0, -1.0)
+    else:
+        levels = width * np.sqrt(np.square(stored).mean(axis=1, keepdims=True))
+        odd = np.clip(2 * np.floor(stored / levels) + 1, -most, most)
+    steps = (np.abs(asked).max(axis=1, keepdims=True) / largest).astype(np.float32)
+    sums = np.rint(asked / steps) @ odd.T
+    lengths = np.sqrt(np.square(odd).sum(axis=1).astype(np.float32))
+    return sums.astype(np.float32) * (np.float32(1) / lengths) * steps
 
 
-def measure(folder, documents, queries, dims, precisions=("float32", "binary")):
+def measure(folder, documents, queries, dims, precisions=PRECISIONS):
     """Mean value of every measure, by (dim, precision, measure)."""
     folder = Path(folder)
     document_ids, _ = read_texts(folder / "corpus.jsonl")

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CRANFIELD = ROOT / ".." / "shared" / "data" / "cranfield"
 SCRIPT = Path(__file__).with_name("cranfield.py")
+PRECISIONS = ("float32", "int4", "int2", "binary")
 MEASURES = ("nDCG@10", "R@10", "RR@10", "neighbor_recall@10")
 
 pytestmark = pytest.mark.skipif(not CRANFIELD.is_dir(), reason="the data set is not here")
@@ -30,12 +31,13 @@ def run(*command):
 
 
 def by_matryo(*options):
-    """Plain cuts as float32 and binary, by (dim, precision, measure)."""
-    results = json.loads(run("-m", "matryo", "measure", CRANFIELD, "--json", *options))
+    """Plain cuts, by (dim, precision, measure)."""
+    formats = ("--precisions", ",".join(PRECISIONS))
+    results = json.loads(run("-m", "matryo", "measure", CRANFIELD, "--json", *formats, *options))
     return {
         (row["dim"], row["precision"], row["measure"]): row["value"]
         for row in results["results"]
-        if row["method"] == "cut" and row["precision"] in ("float32", "binary")
+        if row["method"] == "cut"
     }
 
 
@@ -45,7 +47,7 @@ def by_script(*options):
 
 
 def assert_agree(ours, theirs, dims):
-    wanted = {(dim, p, name) for dim in dims for p in ("float32", "binary") for name in MEASURES}
+    wanted = {(dim, p, name) for dim in dims for p in PRECISIONS for name in MEASURES}
     assert ours.keys() == wanted
     assert theirs.keys() == wanted
     far = {key: (ours[key], theirs[key]) for key in wanted if abs(ours[key] - theirs[key]) > 1e-6}

@@ -22,6 +22,7 @@ from matryo.search import FunnelSearch, Level, View, Work, scan
 
 WIDTH = 16
 DENSE = [Precision.FLOAT32, Precision.FLOAT16, Precision.INT8]
+PACKED = [Precision.INT4, Precision.INT2, Precision.BINARY]
 
 
 def data(seed, n=200, *, twins=False):
@@ -40,14 +41,13 @@ def answer_of(corpus, query, *stages, metric="cosine"):
 @pytest.mark.parametrize("twins", [False, True], ids=["distinct", "twins"])
 @given(
     seed=st.integers(0, 2**16),
-    first=st.sampled_from(DENSE),
-    last=st.sampled_from(DENSE),
     dim=st.integers(1, WIDTH),
     k=st.integers(1, 20),
+    drawn=st.data(),
 )
-def test_keeping_everything_is_exact_search_at_the_last_stage(
-    metric, twins, seed, first, last, dim, k
-):
+def test_keeping_everything_is_exact_search_at_the_last_stage(metric, twins, seed, dim, k, drawn):
+    formats = st.sampled_from([*DENSE, *PACKED] if metric == "cosine" else DENSE)
+    first, last = drawn.draw(formats), drawn.draw(formats)
     corpus, query = data(seed, twins=twins)
     level = Level(WIDTH, last)
     view = View([level], scales={WIDTH: plain.steps(corpus, WIDTH, metric)})
@@ -141,15 +141,43 @@ def test_distances_far_from_the_origin_are_as_good_as_near_it(offset):
     np.testing.assert_array_equal(answer.rows, plain.plain_top(scores, 50)[0])
 
 
-@pytest.mark.parametrize("dim", [1, 7, 8, 9, 15, 16])
-def test_bits_that_fill_no_byte_are_scored_like_others(dim):
+@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16])
+def test_packed_codes_that_fill_no_byte_are_scored_to_the_last_bit(dim, precision):
     corpus, query = data(5, n=3000)
-    scores = plain.plain_scores(query[None], corpus, dim, "cosine", "binary")[0]
+    scores = plain.plain_scores(query[None], corpus, dim, "cosine", precision)
 
-    answer = answer_of(corpus, query, Stage(dim, 40, Precision.BINARY))
+    answer = answer_of(corpus, query, Stage(dim, 40, precision))
 
-    np.testing.assert_allclose(answer.scores, -np.sort(-scores)[:40], atol=1e-6)
-    np.testing.assert_allclose(scores[answer.rows], answer.scores, atol=1e-6)
+    np.testing.assert_array_equal(answer.rows, plain.plain_top(scores, 40)[0])
+    np.testing.assert_array_equal(answer.scores, scores[0, answer.rows])
+
+
+@pytest.mark.parametrize("precision", PACKED)
+def test_a_later_stage_of_packed_codes_scores_the_rows_that_it_is_given(precision):
+    corpus, query = data(7)
+    first = plain.plain_top(plain.plain_scores(query[None], corpus, 4), 60)[0]
+    scores = plain.plain_scores(query[None], corpus, 13, "cosine", precision)
+
+    answer = answer_of(corpus, query, Stage(4, 60), Stage(13, 10, precision))
+
+    ranked = first[np.lexsort((first, -scores[0, first]))][:10]
+    np.testing.assert_array_equal(answer.rows, ranked)
+    np.testing.assert_array_equal(answer.scores, scores[0, ranked])
+
+
+@pytest.mark.parametrize("precision", PACKED)
+def test_a_query_of_any_length_scores_packed_codes_alike(precision):
+    corpus, query = data(8)
+
+    answers = [
+        answer_of(corpus, query * np.float32(2.0**power), Stage(11, 20, precision))
+        for power in (-60, 0, 60)
+    ]
+
+    for answer in answers:
+        np.testing.assert_array_equal(answer.rows, answers[1].rows)
+        np.testing.assert_array_equal(answer.scores, answers[1].scores)
 
 
 def test_steps_far_apart_are_scored_like_others():
@@ -197,9 +225,10 @@ class TestRefusals:
         with pytest.raises(DimError, match="stage 17:5 is wider than the vectors, 16"):
             FunnelSearch(data(0)[0], Funnel.parse("8:10,17:5"))
 
-    def test_binary_codes_without_the_cosine(self):
-        with pytest.raises(UnsupportedError, match="need the metric cosine, got dot"):
-            FunnelSearch(data(0)[0], Funnel.parse("8@binary:10"), metric="dot")
+    @pytest.mark.parametrize("precision", PACKED)
+    def test_packed_codes_without_the_cosine(self, precision):
+        with pytest.raises(UnsupportedError, match=f"{precision} .* the metric cosine, got dot"):
+            FunnelSearch(data(0)[0], Funnel((Stage(8, 10, precision),)), metric="dot")
 
     def test_int8_without_its_steps(self):
         with pytest.raises(InputError, match="int8 codes need the step"):

@@ -74,7 +74,8 @@ def test_every_size_and_precision_is_exact_search_by_the_score_rule(
     dims=st.sets(st.integers(1, WIDTH), min_size=2, max_size=3),
 )
 def test_all_levels_of_a_pass_equal_each_alone(metric, corpus, queries, dims):
-    levels = [Level(dim, p) for dim in dims for p in (Precision.FLOAT32, Precision.INT8)]
+    formats = [p for m, p in KINDS if m == metric and p is not Precision.FLOAT16]
+    levels = [Level(dim, precision) for dim in dims for precision in formats]
     scales = {dim: plain.steps(corpus, dim, metric) for dim in dims}
 
     together = scan(queries, corpus, {"cut": View(levels, scales=scales)}, k=2, metric=metric)
@@ -125,8 +126,35 @@ def test_moving_the_rows_moves_the_answers_with_them(seed, precision):
     np.testing.assert_array_equal(after.scores, before.scores)
 
 
-def test_scores_are_those_of_pairs():
-    corpus, queries, level = random_rows(500, 5), random_rows(8, 6), Level(9, Precision.INT8)
+@pytest.mark.parametrize("name", plain.PACKED)
+@given(seed=st.integers(0, 2**16), dim=st.integers(1, WIDTH), k=st.integers(1, 30))
+def test_packed_codes_are_scored_to_the_last_bit_and_ranked_so(name, seed, dim, k):
+    corpus, queries = random_rows(60, seed), random_rows(4, seed + 1)
+    scores = plain.plain_scores(queries, corpus, dim, "cosine", name)
+
+    found = search(queries, corpus, Level(dim, Precision(name)), k=k)
+
+    np.testing.assert_array_equal(found.rows, plain.plain_top(scores, k))
+    np.testing.assert_array_equal(found.scores, np.take_along_axis(scores, found.rows, 1))
+
+
+@pytest.mark.parametrize("name", plain.PACKED)
+def test_rounding_a_query_moves_packed_scores_by_no_more_than_half_a_step_each(name):
+    corpus, queries = random_rows(200, 3, 128), random_rows(20, 4, 128)
+    largest = plain.PACKED[name][2]
+    asked = plain.unit(queries)
+    room = 0.5 * np.sqrt(128) * np.abs(asked).max(axis=1, keepdims=True) / largest
+
+    scores = plain.plain_scores(queries, corpus, 128, "cosine", name)
+
+    unrounded = asked @ plain.stored(corpus, 128, name, "cosine").T
+    assert (np.abs(scores - unrounded) <= room + 1e-6).all()
+    assert np.abs(scores - unrounded).mean() < room.mean() / 10
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_scores_are_those_of_pairs(precision):
+    corpus, queries, level = random_rows(500, 5), random_rows(8, 6), Level(9, precision)
     scales = plain.steps(corpus, 9)
 
     found = search(queries, corpus, level, k=4)

@@ -26,6 +26,13 @@ def packed_level(
     excess: NDArray[np.uint16] | None,
     bounds: NDArray[np.float32] | None,
 ) -> Level: ...
+def keep_in_lists(
+    level: Level,
+    centroids: Level,
+    starts: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+    slots: NDArray[np.int32],
+) -> None: ...
 def number_level(
     numbers: NDArray[Any],
     dim: int,
@@ -37,7 +44,7 @@ def search(
     segments: Segments,
     target: str,
     queries: NDArray[np.floating],
-    stages: Sequence[tuple[int, int, float]],
+    stages: Sequence[tuple[int, int, float, int]],
     living: Sequence[NDArray[np.uint32] | None],
     metric: str,
     margin: Margin | None,

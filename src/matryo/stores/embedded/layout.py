@@ -1,10 +1,8 @@
 """What a segment holds for the funnel of a plan, beside its ids.
 
     rows             whole vectors as they were given, float32, so that rescoring is one read a row
-    codes LEVEL      codes of the cut, scaled prefixes of a level, contiguous; packed ones in the
-                     blocks of `matryo.search.blocks`, whose lengths and bounds are
-    excess LEVEL     and
-    bounds LEVEL     beside them, but for single bits
+    codes LEVEL      codes of the cut, scaled prefixes of a level, contiguous; with several numbers
+                     to a byte they are kept as `packed` says
     squares LEVEL    squared lengths of what the codes stand for; for the metric l2 only
     block N, rests   for an exact stop: the numbers between two stages, and what may follow them
 
@@ -24,32 +22,28 @@ from matryo.core import (
     Exact,
     Funnel,
     InputError,
+    Lists,
     Plan,
     Precision,
-    Scan,
     UnsupportedError,
     VectorError,
     name_rows,
     shorten,
 )
 from matryo.search import (
-    ROWS,
     ExactSearch,
     Level,
-    bounds_of,
     check_level,
     check_packed,
-    excess_of,
-    from_blocks,
     parts,
     row_squares,
-    to_blocks,
 )
-from matryo.stores.embedded.ids import ID_ARRAYS
-from matryo.stores.embedded.segments import NewArray
+from matryo.stores.embedded.packed import PackedCodes, codes_of, packed_arrays
+from matryo.stores.embedded.segments import NewArray, one
 from matryo.stores.embedded.state import State
 from matryo.transforms import decode, encode, truncate
 
+_PLAIN = ("squares ", "block ", "rests")  # names of arrays with one row for each row
 LONGEST_UNIT = 1 + 1e-6  # of a row that was scaled to length 1 in float32
 _LARGEST_CODE = 127
 _PART = 4096  # rows encoded or copied at once: whole blocks
@@ -59,8 +53,8 @@ class Layout:
     """How rows become arrays of a segment, by the funnel of a plan.
 
     Raises:
-        UnsupportedError: a plan with inverted lists, for a cascade, or whose precisions have no
-            meaning for its metric.
+        UnsupportedError: a plan for a cascade, one whose precisions have no meaning for its metric,
+            or inverted lists over codes that are not packed.
         InputError: int8 steps are missing.
     """
 
@@ -87,6 +81,7 @@ class Layout:
                 self.coded[level] = None
         if isinstance(self.funnel.stop, Exact):
             self.coded = {}  # it has blocks instead
+        self._check_lists()
         self.check(self.funnel)
         if isinstance(self.funnel.stop, Exact):
             one = np.ones((1, self.full_dim), np.float32)
@@ -98,10 +93,15 @@ class Layout:
         Raises:
             UnsupportedError: it needs other codes, inverted lists, or another exact stop.
         """
-        if not all(isinstance(stage.access, Scan) for stage in funnel.stages):
+        first, own = funnel.stages[0], self.funnel.stages[0]
+        if isinstance(first.access, Lists) and not (
+            isinstance(own.access, Lists)
+            and (first.dim, first.precision, first.access.dim)
+            == (own.dim, own.precision, own.access.dim)
+        ):
             raise UnsupportedError(
-                f"this index reads every row in its first stage, got inverted lists in {funnel}",
-                hint="leave the lists out, as in 64:500,768:10",
+                f"this index has no inverted lists as in {funnel}, it was made for {self.funnel}",
+                hint="leave the lists out, as in 64:500,768:10, or make another index",
             )
         for stage in funnel.stages:
             level = Level(stage.dim, stage.precision)
@@ -111,14 +111,40 @@ class Layout:
                     f"this index has no codes for the stage {stage}, it was made for {self.funnel}",
                     hint="make another index for other codes; float32 stages may have any dim",
                 )
-        dims, own = ([stage.dim for stage in each.stages] for each in (funnel, self.funnel))
+        dims, kept = ([stage.dim for stage in each.stages] for each in (funnel, self.funnel))
         if isinstance(funnel.stop, Exact) and not (
-            isinstance(self.funnel.stop, Exact) and dims == own
+            isinstance(self.funnel.stop, Exact) and dims == kept
         ):
             raise UnsupportedError(
                 f"this index has no bounds for an exact stop at {dims}, it was made for "
                 f"{self.funnel}",
                 hint=f"{self.full_dim}:10 reads everything, and is as certain",
+            )
+
+    def lists_of(self, level: Level) -> Lists | None:
+        """The lists in which the codes of a level are kept."""
+        first = self.funnel.stages[0]
+        if level == (first.dim, first.precision) and isinstance(first.access, Lists):
+            return first.access
+        return None
+
+    def _check_lists(self) -> None:
+        """Refuse lists over codes that cannot be kept in lists."""
+        first = self.funnel.stages[0]
+        if not isinstance(first.access, Lists):
+            return
+        if not first.precision.is_packed or first.access.dim > first.dim:
+            raise UnsupportedError(
+                "inverted lists need a first stage of int4, int2 or binary codes, and no more "
+                f"dims than it has, got {first}",
+                hint="for instance 128@int4[64x32]:200",
+            )
+        if any(
+            (stage.dim, stage.precision) == (first.dim, first.precision)
+            for stage in self.funnel.stages[1:]
+        ):
+            raise UnsupportedError(
+                f"codes in lists can serve the first stage alone, got {self.funnel}"
             )
 
     def steps(self, level: Level) -> NDArray[np.float32] | None:
@@ -195,19 +221,19 @@ class Layout:
         for level in self.coded:
             codes, squares, beyond = self._encoded(vectors, level)
             if level.precision.is_packed:
-                arrays |= _packed_arrays(codes, level)
+                arrays |= packed_arrays(codes, level, self.lists_of(level))
             else:
-                arrays[codes_of(level)] = _one(codes)
+                arrays[codes_of(level)] = one(codes)
             if self.metric == "l2":
-                arrays[squares_of(level)] = _one(squares)
+                arrays[squares_of(level)] = one(squares)
             longest[str(level)] = float(np.sqrt(squares.max()))
             if level.precision is Precision.INT8:
                 clipped[str(level)] = beyond
         if isinstance(self.funnel.stop, Exact):
             exact = ExactSearch(vectors, self.funnel.stages, metric=self.metric)
             for number, block in enumerate(exact.blocks):
-                arrays[f"block {number}"] = _one(block)
-            arrays["rests"] = _one(exact.rests.T)
+                arrays[f"block {number}"] = one(block)
+            arrays["rests"] = one(exact.rests.T)
         return arrays, {"longest": longest}, clipped
 
     def _encoded(
@@ -227,25 +253,25 @@ class Layout:
 
 
 def merged(state: State, layout: Layout, rows: NDArray[np.int64]) -> dict[str, NewArray]:
-    """The arrays of a segment that has these rows, in this order, read as they are written."""
-    first = state.parts[0].segment
-    packed = [level for level in layout.coded if level.precision.is_packed]
-    blocks = {codes_of(level): level for level in packed}
-    bounds = {bounds_name(level) for level in packed}
-    arrays = {}
-    for name in first.names:
+    """The arrays of a segment that has these rows, in this order.
+
+    Packed codes are gathered in memory; all other numbers are read as they are written.
+    """
+    first, arrays = state.parts[0].segment, {}
+    for name in ["rows", *(name for name in first.names if name.startswith(_PLAIN))]:
         like = first[name]
-        if name in blocks:
-            shape = (-(-len(rows) // ROWS), *like.shape[1:])
-            parts = _merged_blocks(state, blocks[name], rows)
-            arrays[name] = NewArray(like.dtype, shape, parts)
-        elif name not in ID_ARRAYS and name not in bounds:
+        shape = (len(rows), *like.shape[1:])
+        arrays[name] = NewArray(like.dtype, shape, _gathered(state, name, rows))
+    for level in layout.coded:
+        if level.precision.is_packed:
+            codes = np.empty((len(rows), level.precision.columns(level.dim)), np.uint8)
+            for number, places, local in state.split(rows):
+                codes[places] = PackedCodes(state.parts[number].segment, level)[local]
+            arrays |= packed_arrays(codes, level, layout.lists_of(level))
+        else:
+            name, like = codes_of(level), first[codes_of(level)]
             shape = (len(rows), *like.shape[1:])
             arrays[name] = NewArray(like.dtype, shape, _gathered(state, name, rows))
-    for level in packed:
-        if level.precision is not Precision.BINARY:
-            excess = state.gathered(excess_name(level), rows)
-            arrays[bounds_name(level)] = _one(bounds_of(excess, level))
     return arrays
 
 
@@ -254,46 +280,6 @@ def _gathered(state: State, name: str, rows: NDArray[np.int64]) -> Iterator[NDAr
         yield state.gathered(name, rows[part])
 
 
-def _merged_blocks(
-    state: State, level: Level, rows: NDArray[np.int64]
-) -> Iterator[NDArray[np.uint8]]:
-    columns = level.precision.columns(level.dim)
-    for part in parts(len(rows), _PART):  # whole blocks, but for the last one
-        codes = np.empty((len(rows[part]), columns), np.uint8)
-        for number, places, local in state.split(rows[part]):
-            blocks = state.parts[number].segment[codes_of(level)][:]
-            codes[places] = from_blocks(blocks, local, columns)
-        yield to_blocks(codes)
-
-
-def _packed_arrays(codes: NDArray[np.uint8], level: Level) -> dict[str, NewArray]:
-    arrays = {codes_of(level): _one(to_blocks(codes))}
-    if level.precision is not Precision.BINARY:
-        excess = excess_of(codes, level)
-        arrays[excess_name(level)] = _one(excess)
-        arrays[bounds_name(level)] = _one(bounds_of(excess, level))
-    return arrays
-
-
-def _one(array: NDArray[Any]) -> NewArray:
-    return NewArray(array.dtype, array.shape, [array])
-
-
-def codes_of(level: Level) -> str:
-    """Name of the array with the codes of a level."""
-    return f"codes {level}"
-
-
 def squares_of(level: Level) -> str:
     """Name of the array with the squared lengths of a level."""
     return f"squares {level}"
-
-
-def excess_name(level: Level) -> str:
-    """Name of the array with the lengths of the integers that packed codes stand for."""
-    return f"excess {level}"
-
-
-def bounds_name(level: Level) -> str:
-    """Name of the array with the least and greatest of these lengths in each block."""
-    return f"bounds {level}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import Exact, Funnel, Margin, Precision, Stage
+from matryo.core import Exact, Funnel, Lists, Margin, Scan, Stage
 from matryo.search import (
     Answer,
     ExactSearch,
@@ -25,8 +25,6 @@ from matryo.search import (
     Stored,
     best_first,
     check_reach,
-    from_blocks,
-    inverse_lengths_from,
     packed_scores,
     packed_sums,
     rounded,
@@ -34,7 +32,8 @@ from matryo.search import (
     row_squares,
     settled_best,
 )
-from matryo.stores.embedded.layout import LONGEST_UNIT, Layout, codes_of, excess_name, squares_of
+from matryo.stores.embedded.layout import LONGEST_UNIT, Layout, squares_of
+from matryo.stores.embedded.packed import PackedCodes, codes_of
 from matryo.stores.embedded.segments import Key, Section, Segment
 from matryo.stores.embedded.state import State
 from matryo.transforms import truncate
@@ -90,6 +89,7 @@ class LiveSearch(FunnelSearch):
         self, state: State, layout: Layout, funnel: Funnel, rows: NDArray[np.int64]
     ) -> None:
         self.funnel, self.metric = funnel, layout.metric
+        self._state, self._layout, self._rows = state, layout, rows
         self._n, self._full_dim = len(rows), layout.full_dim
         self._exact, self._live = None, list[_LiveLevel]()
         if isinstance(funnel.stop, Exact):
@@ -101,7 +101,25 @@ class LiveSearch(FunnelSearch):
 
     def found(self, queries: NDArray[np.floating]) -> list[Found]:
         """What `(q, full_dim)` queries find, and what every stage did."""
+        lists = self.funnel.stages[0].access
+        if isinstance(lists, Lists):
+            return [self._found_in(lists, query) for query in queries]
         return [self._found(query) for query in queries]
+
+    def _found_in(self, lists: Lists, query: NDArray[np.floating]) -> Found:
+        """The same among the rows of the lists that are nearest to a query."""
+        first, *others = self.funnel.stages
+        level = Level(first.dim, first.precision)
+        segments = [part.segment for part in self._state.parts]
+        probed = [PackedCodes(segment, level).probed(query, lists) for segment in segments]
+        rows = self._rows[np.concatenate(probed)[self._rows]]
+        if not len(rows):
+            steps = [Step(str(stage), 0, 0, 0, 0.0) for stage in self.funnel.stages]
+            return Found(rows, np.empty(0, np.float32), steps)
+        whole = replace(self.funnel, stages=(replace(first, access=Scan()), *others))
+        found = LiveSearch(self._state, self._layout, whole, rows)._found(query)
+        steps = [replace(found.steps[0], name=str(first)), *found.steps[1:]]
+        return replace(found, steps=steps)
 
     def _found(self, query: NDArray[np.floating]) -> Found:
         before = [level.nanoseconds for level in self._live]
@@ -203,7 +221,7 @@ class _SegmentLevel(Stored):
         self._coded = codes_of(level) in segment
         longest = segment.facts["longest"]
         if level.precision.is_packed:
-            self._codes = _Packed(segment, level)  # type: ignore[assignment]  # reads like an array
+            self._codes = PackedCodes(segment, level)  # type: ignore[assignment]  # reads like an array
             self.longest = LONGEST_UNIT
         elif self._coded:
             self._codes = segment[codes_of(level)]  # type: ignore[assignment]
@@ -236,30 +254,6 @@ class _SegmentLevel(Stored):
     def form(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """What these rows stand for."""
         return self._form(rows)
-
-
-class _Packed:
-    """Packed codes of a segment, out of their blocks as they are read."""
-
-    def __init__(self, segment: Segment, level: Level) -> None:
-        self._segment, self._level = segment, level
-        self._columns = level.precision.columns(level.dim)
-        self.shape, self.dtype = (len(segment), self._columns), level.precision.dtype
-
-    def __len__(self) -> int:
-        return len(self._segment)
-
-    def __getitem__(self, key: Key) -> NDArray[np.uint8]:
-        rows = np.arange(*key.indices(len(self))) if isinstance(key, slice) else key
-        return from_blocks(self._segment[codes_of(self._level)][:], rows, self._columns)
-
-    def inverse_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """One over the length of the integers of some rows."""
-        if self._level.precision is Precision.BINARY:
-            excess = np.zeros(len(rows), np.uint16)
-        else:
-            excess = self._segment[excess_name(self._level)][rows]
-        return inverse_lengths_from(excess, self._level)
 
 
 class _Prefixes:

@@ -10,16 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import Funnel, Margin, Precision, Stage
+from matryo.core import Funnel, Lists, Margin, Precision, Stage
 from matryo.search import Level, check_reach
-from matryo.stores.embedded.layout import (
-    LONGEST_UNIT,
-    Layout,
-    bounds_name,
-    codes_of,
-    excess_name,
-)
+from matryo.stores.embedded.layout import LONGEST_UNIT, Layout
 from matryo.stores.embedded.live import Found, Step
+from matryo.stores.embedded.packed import codes_of
 from matryo.stores.embedded.segments import Segment
 from matryo.stores.embedded.state import State
 from matryo.transforms import truncate
@@ -56,7 +51,7 @@ class NativeSearch:
         self._longest = [_longest(state, layout, level) for level in levels]
         self._numbers = {level: number for number, level in enumerate(dict.fromkeys(levels))}
         self._asked = [
-            (self._numbers[level], stage.keep, longest)
+            (self._numbers[level], stage.keep, longest, _probes(stage))
             for level, stage, longest in zip(levels, funnel.stages, self._longest, strict=True)
         ]
         if isinstance(funnel.stop, Margin):
@@ -121,14 +116,7 @@ class NativeSearch:
     def _level(self, segment: Segment, level: Level, *, scanned: bool) -> Any:
         dim, precision = level
         if precision.is_packed:
-            excess = bounds = None
-            if precision is not Precision.BINARY:
-                excess = segment[excess_name(level)][:]
-                bounds = segment[bounds_name(level)][:].reshape(-1)
-            blocks = segment[codes_of(level)][:].reshape(-1)
-            return self._kernel.packed_level(
-                precision.bits, dim, len(segment), blocks, excess, bounds
-            )
+            return self._packed(segment, level)
         coded = codes_of(level) in segment
         section = segment[codes_of(level) if coded else "rows"]
         # what a scan reads is checked whole; other pages as the kernel comes to need them
@@ -137,10 +125,42 @@ class NativeSearch:
             numbers, dim, self._layout.steps(level), self._layout.normalize and not coded, checked
         )
 
+    def _packed(self, segment: Segment, level: Level) -> Any:
+        def read(name: str, of: Level) -> Any:
+            return segment[f"{name} {of}"][:].reshape(-1) if f"{name} {of}" in segment else None
+
+        lists = self._layout.lists_of(level)
+        own = self._kernel.packed_level(
+            level.precision.bits,
+            level.dim,
+            len(segment),
+            read("codes", level),
+            read("excess", level),
+            read("bounds", level),
+        )
+        if lists is not None and f"slots {level}" in segment:
+            sizes = read("sizes", level)
+            centroids = self._kernel.packed_level(
+                Precision.INT4.bits,
+                lists.dim,
+                len(sizes),
+                read("centroids", level),
+                read("centroid excess", level),
+                read("centroid bounds", level),
+            )
+            starts, slots = read("starts", level), read("slots", level)
+            self._kernel.keep_in_lists(own, centroids, starts, sizes, slots)
+        return own
+
     def _check_reach(self, queries: NDArray[np.floating]) -> None:
         for stage, longest in zip(self._stages, self._longest, strict=True):
             for asked in truncate(queries, stage.dim, normalize=False).tolist():
                 check_reach(math.hypot(*asked), longest, self._layout.metric)
+
+
+def _probes(stage: Stage) -> int:
+    """Lists to read; 0 for every row."""
+    return stage.access.probes if isinstance(stage.access, Lists) else 0
 
 
 def _longest(state: State, layout: Layout, level: Level) -> float:

@@ -43,6 +43,11 @@ class NewArray(NamedTuple):
     parts: Iterable[NDArray[Any]]
 
 
+def one(array: NDArray[Any]) -> NewArray:
+    """An array that is there already."""
+    return NewArray(array.dtype, array.shape, [array])
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentEntry:
     """What the catalog knows of a segment.
