@@ -164,7 +164,7 @@ struct Better {
 class Pool {
  public:
   Pool(size_t keep, const Better& better, double slack = 0)
-      : keep_(keep), room_(4 * keep + 64), better_(better), slack_(static_cast<float>(slack)) {
+      : keep_(keep), room_(2 * keep + 64), better_(better), slack_(static_cast<float>(slack)) {
     hits.reserve(room_);
   }
 
@@ -424,7 +424,7 @@ struct Search::Found {
       const float score = sum * found.level->inverse_length(slot) * asked.step;
       if (score < pool.limit) continue;
       if (pool.offer({score, static_cast<uint32_t>(row), found.segment}))
-        found.packed[query].limit = static_cast<double>(pool.limit) / static_cast<double>(asked.step);
+        found.packed[query].limit = pool.limit / asked.step;
     }
   }
 };
@@ -434,7 +434,7 @@ void Search::scan_packed(const Level& level, const uint32_t* alive, size_t segme
                          Pool* const* pools) const {
   PackedQuery packed[most_queries];
   for (int q = 0; q < n_queries; q++) {
-    const double limit = static_cast<double>(pools[q]->limit) / static_cast<double>(queries[q]->step);
+    const float limit = pools[q]->limit / queries[q]->step;
     packed[q] = {queries[q]->weights.data(), queries[q]->tables.data(),
                  queries[q]->shift, queries[q]->offset, limit};
   }

@@ -22,14 +22,12 @@ constexpr int block_word = block_rows * word_bytes;  // bytes of one word of all
 
 // The least sum over the codes with which a row of this block can reach the limit of a query.
 inline int32_t least_sum(const Packed& codes, int64_t block, const PackedQuery& query) {
-  if (std::isinf(query.limit)) return -INT32_MAX;  // from which 1 may be taken
-  const double length = static_cast<double>(
-      codes.bounds == nullptr ? codes.length : codes.bounds[2 * block + (query.limit < 0 ? 1 : 0)]);
-  const double whole = query.limit * length;
-  // a little lower, for the rounding of the scores that the limit was read off
-  const double least = (whole - std::fabs(whole) * 1e-6 - query.offset) / 2;
-  if (least <= -INT32_MAX) return -INT32_MAX;
-  return least < INT32_MAX ? static_cast<int32_t>(std::floor(least)) : INT32_MAX;
+  const float length =
+      codes.bounds == nullptr ? codes.length : codes.bounds[2 * block + (query.limit < 0 ? 1 : 0)];
+  const float whole = query.limit * length;
+  // a little lower, for the rounding here and of the scores that the limit was read off
+  const float least = (whole - std::fabs(whole) * 2e-6F - static_cast<float>(query.offset)) / 2 - 2;
+  return least > -2e9F ? static_cast<int32_t>(least < 2e9F ? least : 2e9F) : -2000000000;
 }
 
 #if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
@@ -193,7 +191,7 @@ inline void add_block(const Packed& codes, const uint8_t* block, const PackedQue
 }
 
 inline uint32_t reaching(const Sums& sums, int32_t least) {
-  const __m256i limit = _mm256_set1_epi32(least - 1);
+  const __m256i limit = _mm256_set1_epi32(least - 1);  // there is no "at least"
   uint32_t rows = 0;
   for (int i = 0; i < 4; i++) {
     const __m256i above = _mm256_cmpgt_epi32(sums[i], limit);
@@ -294,8 +292,11 @@ void scan(const Packed& codes, int64_t first, int64_t stop, const uint32_t* livi
   }
 }
 
+inline float as_number(float number) { return number; }
+inline float as_number(int8_t code) { return static_cast<float>(code); }
+
 // A half as a float, in integers, where the processor has no instruction for it.
-inline float as_float(uint16_t half) {
+inline float as_number(uint16_t half) {
 #if defined(__F16C__)
   return _cvtsh_ss(half);
 #else
@@ -312,29 +313,171 @@ inline float as_float(uint16_t half) {
 #endif
 }
 
-inline float number_at(const float* row, int i) { return row[i]; }
-inline float number_at(const uint16_t* row, int i) { return as_float(row[i]); }
-inline float number_at(const int8_t* row, int i) { return static_cast<float>(row[i]); }
+// Eight numbers at a time: `Wide` are eight float64, `Narrow` eight float32.
+#if defined(__AVX2__)
 
-constexpr int lanes = 16;  // sums that grow side by side, so that the compiler can use wide registers
+using Narrow = __m256;
 
+inline Narrow eight(const float* numbers) { return _mm256_loadu_ps(numbers); }
+inline Narrow eight(const uint16_t* halves) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
+}
+inline Narrow eight(const int8_t* codes) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+inline Narrow zeros() { return _mm256_setzero_ps(); }
+inline Narrow times(Narrow a, Narrow b) { return _mm256_mul_ps(a, b); }
+inline Narrow minus(Narrow a, Narrow b) { return _mm256_sub_ps(a, b); }
+inline Narrow with_product(Narrow sum, Narrow a, Narrow b) { return _mm256_fmadd_ps(a, b, sum); }
+inline float total(Narrow sums) {
+  float each[8], all = 0;
+  _mm256_storeu_ps(each, sums);
+  for (float one : each) all += one;
+  return all;
+}
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+
+using Wide = __m512d;
+
+inline Wide wide(Narrow numbers) { return _mm512_maskz_cvtps_pd(0xFF, numbers); }
+inline Wide wide(const double* numbers) { return _mm512_loadu_pd(numbers); }
+inline Wide wide_zeros() { return _mm512_setzero_pd(); }
+inline Narrow rounded(Wide numbers, double factor) {
+  return _mm512_maskz_cvtpd_ps(0xFF, _mm512_mul_pd(numbers, _mm512_set1_pd(factor)));
+}
+inline Wide minus(Wide a, Wide b) { return _mm512_sub_pd(a, b); }
+inline Wide with_product(Wide sum, Wide a, Wide b) { return _mm512_fmadd_pd(a, b, sum); }
+inline double total(Wide sums) {
+  double each[8], all = 0;
+  _mm512_storeu_pd(each, sums);
+  for (double one : each) all += one;
+  return all;
+}
+
+#else
+
+struct Wide {
+  __m256d low, high;
+};
+
+inline Wide wide(Narrow numbers) {
+  return {_mm256_cvtps_pd(_mm256_castps256_ps128(numbers)),
+          _mm256_cvtps_pd(_mm256_extractf128_ps(numbers, 1))};
+}
+inline Wide wide(const double* numbers) {
+  return {_mm256_loadu_pd(numbers), _mm256_loadu_pd(numbers + 4)};
+}
+inline Wide wide_zeros() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+inline Narrow rounded(Wide numbers, double factor) {
+  const __m256d factors = _mm256_set1_pd(factor);
+  return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_mul_pd(numbers.high, factors)),
+                         _mm256_cvtpd_ps(_mm256_mul_pd(numbers.low, factors)));
+}
+inline Wide minus(Wide a, Wide b) {
+  return {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
+}
+inline Wide with_product(Wide sum, Wide a, Wide b) {
+  return {_mm256_fmadd_pd(a.low, b.low, sum.low), _mm256_fmadd_pd(a.high, b.high, sum.high)};
+}
+inline double total(Wide sums) {
+  double each[8], all = 0;
+  _mm256_storeu_pd(each, sums.low);
+  _mm256_storeu_pd(each + 4, sums.high);
+  for (double one : each) all += one;
+  return all;
+}
+
+#endif
+
+#else
+
+struct Narrow {
+  float each[8];
+};
+struct Wide {
+  double each[8];
+};
+
+template <typename Stored>
+inline Narrow eight(const Stored* numbers) {
+  Narrow eight;
+  for (int i = 0; i < 8; i++) eight.each[i] = as_number(numbers[i]);
+  return eight;
+}
+inline Narrow zeros() { return {}; }
+inline Narrow times(Narrow a, const Narrow& b) {
+  for (int i = 0; i < 8; i++) a.each[i] *= b.each[i];
+  return a;
+}
+inline Narrow minus(Narrow a, const Narrow& b) {
+  for (int i = 0; i < 8; i++) a.each[i] -= b.each[i];
+  return a;
+}
+inline Narrow with_product(Narrow sum, const Narrow& a, const Narrow& b) {
+  for (int i = 0; i < 8; i++) sum.each[i] += a.each[i] * b.each[i];
+  return sum;
+}
+inline float total(const Narrow& sums) {
+  float all = 0;
+  for (float one : sums.each) all += one;
+  return all;
+}
+inline Wide wide(const Narrow& numbers) {
+  Wide wide;
+  for (int i = 0; i < 8; i++) wide.each[i] = static_cast<double>(numbers.each[i]);
+  return wide;
+}
+inline Wide wide(const double* numbers) {
+  Wide wide;
+  for (int i = 0; i < 8; i++) wide.each[i] = numbers[i];
+  return wide;
+}
+inline Wide wide_zeros() { return {}; }
+inline Narrow rounded(const Wide& numbers, double factor) {
+  Narrow narrow;
+  for (int i = 0; i < 8; i++) narrow.each[i] = static_cast<float>(numbers.each[i] * factor);
+  return narrow;
+}
+inline Wide minus(Wide a, const Wide& b) {
+  for (int i = 0; i < 8; i++) a.each[i] -= b.each[i];
+  return a;
+}
+inline Wide with_product(Wide sum, const Wide& a, const Wide& b) {
+  for (int i = 0; i < 8; i++) sum.each[i] += a.each[i] * b.each[i];
+  return sum;
+}
+inline double total(const Wide& sums) {
+  double all = 0;
+  for (double one : sums.each) all += one;
+  return all;
+}
+
+#endif
+
+// The product of two rows of eights, or minus the squared distance: of `dim` numbers, the last of
+// which may be fewer than eight and are then read one by one.
 template <bool squared, typename Stored>
 inline float rough(const Stored* row, const float* query, int dim) {
-  float sums[lanes] = {};
+  const auto added = [&](Narrow sum, int i) {
+    const Narrow asked = eight(query + i), number = eight(row + i);
+    const Narrow gap = squared ? minus(asked, number) : number;
+    return with_product(sum, squared ? gap : asked, gap);
+  };
+  Narrow even = zeros(), odd = zeros();  // two sums, so that one need not wait for the other
   int i = 0;
-  for (; i + lanes <= dim; i += lanes) {
-    for (int lane = 0; lane < lanes; lane++) {
-      const float number = number_at(row, i + lane), asked = query[i + lane];
-      sums[lane] += squared ? (asked - number) * (asked - number) : asked * number;
-    }
+  for (; i + 16 <= dim; i += 16) {
+    even = added(even, i);
+    odd = added(odd, i + 8);
   }
-  float total = 0;
+  for (; i + 8 <= dim; i += 8) even = added(even, i);
+  float all = total(even) + total(odd);
   for (; i < dim; i++) {
-    const float number = number_at(row, i);
-    total += squared ? (query[i] - number) * (query[i] - number) : query[i] * number;
+    const float number = as_number(row[i]), gap = query[i] - number;
+    all += squared ? gap * gap : query[i] * number;
   }
-  for (int lane = 0; lane < lanes; lane++) total += sums[lane];
-  return squared ? -total : total;
+  return squared ? -all : all;
 }
 
 template <typename Stored>
@@ -359,54 +502,76 @@ void products(const Rows& rows, int64_t first, int64_t stop, const float* query,
   }
 }
 
-constexpr int wide_lanes = 8;
-
-template <typename Number>
-inline double summed(int dim, Number number) {
-  double sums[wide_lanes] = {};
+// `form(i)` gives eight numbers of the row from the i-th on, `one(i)` one of them, both as float32.
+template <bool squared, typename Form, typename One>
+inline double settled_row(const double* query, int dim, Form form, One one) {
+  const auto added = [&](Wide sum, int i) {
+    const Wide asked = wide(query + i), number = wide(form(i));
+    const Wide gap = squared ? minus(asked, number) : number;
+    return with_product(sum, squared ? gap : asked, gap);
+  };
+  Wide even = wide_zeros(), odd = wide_zeros();
   int i = 0;
-  for (; i + wide_lanes <= dim; i += wide_lanes)
-    for (int lane = 0; lane < wide_lanes; lane++) sums[lane] += number(i + lane);
-  double total = 0;
-  for (; i < dim; i++) total += number(i);
-  for (int lane = 0; lane < wide_lanes; lane++) total += sums[lane];
-  return total;
-}
-
-template <typename Form>
-inline double settled_form(int dim, const double* query, bool squared, Form form) {
-  if (squared) {
-    return -summed(dim, [&](int i) {
-      const double gap = static_cast<double>(form(i)) - query[i];
-      return gap * gap;
-    });
+  for (; i + 16 <= dim; i += 16) {
+    even = added(even, i);
+    odd = added(odd, i + 8);
   }
-  return summed(dim, [&](int i) { return static_cast<double>(form(i)) * query[i]; });
+  for (; i + 8 <= dim; i += 8) even = added(even, i);
+  double all = total(even) + total(odd);
+  for (; i < dim; i++) {
+    const double number = static_cast<double>(one(i)), gap = query[i] - number;
+    all += squared ? gap * gap : query[i] * number;
+  }
+  return squared ? -all : all;
 }
 
-double settled(const Rows& rows, int64_t row, const double* query, bool squared) {
+double inverse_length(const float* row, int dim) {
+  const auto added = [&](Wide sum, int i) {
+    const Wide number = wide(eight(row + i));
+    return with_product(sum, number, number);
+  };
+  Wide even = wide_zeros(), odd = wide_zeros();
+  int i = 0;
+  for (; i + 16 <= dim; i += 16) {
+    even = added(even, i);
+    odd = added(odd, i + 8);
+  }
+  for (; i + 8 <= dim; i += 8) even = added(even, i);
+  double squares = total(even) + total(odd);
+  for (; i < dim; i++) squares += static_cast<double>(row[i]) * static_cast<double>(row[i]);
+  return 1 / std::sqrt(squares);
+}
+
+template <bool squared>
+double settled_number(const Rows& rows, int64_t row, const double* query) {
   const int dim = rows.dim;
   if (rows.number == Number::int8) {
     const int8_t* codes = static_cast<const int8_t*>(rows.numbers) + row * rows.stride;
     const float* steps = rows.steps;
-    return settled_form(dim, query, squared,
-                        [&](int i) { return static_cast<float>(codes[i]) * steps[i]; });
+    return settled_row<squared>(
+        query, dim, [&](int i) { return times(eight(codes + i), eight(steps + i)); },
+        [&](int i) { return as_number(codes[i]) * steps[i]; });
   }
   if (rows.number == Number::float16) {
     const uint16_t* halves = static_cast<const uint16_t*>(rows.numbers) + row * rows.stride;
-    return settled_form(dim, query, squared, [&](int i) { return as_float(halves[i]); });
+    return settled_row<squared>(
+        query, dim, [&](int i) { return eight(halves + i); },
+        [&](int i) { return as_number(halves[i]); });
   }
   const float* numbers = static_cast<const float*>(rows.numbers) + row * rows.stride;
   if (!rows.scaled) {
-    return settled_form(dim, query, squared, [&](int i) { return numbers[i]; });
+    return settled_row<squared>(
+        query, dim, [&](int i) { return eight(numbers + i); }, [&](int i) { return numbers[i]; });
   }
-  const double length = std::sqrt(summed(dim, [&](int i) {
-    return static_cast<double>(numbers[i]) * static_cast<double>(numbers[i]);
-  }));
-  const double inverse = 1 / length;
-  return settled_form(dim, query, squared, [&](int i) {
-    return static_cast<float>(static_cast<double>(numbers[i]) * inverse);
-  });
+  const double factor = inverse_length(numbers, dim);
+  return settled_row<squared>(
+      query, dim, [&](int i) { return rounded(wide(eight(numbers + i)), factor); },
+      [&](int i) { return static_cast<float>(static_cast<double>(numbers[i]) * factor); });
+}
+
+double settled(const Rows& rows, int64_t row, const double* query, bool squared) {
+  return squared ? settled_number<true>(rows, row, query)
+                 : settled_number<false>(rows, row, query);
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ struct PackedQuery {
                           // each with as much added as makes the least of them 0
   int32_t shift;          // what was added in all; 0 for more bits
   int32_t offset;         // what is added to twice the sum over the codes as they are stored
-  double limit;           // least sum of products over the length of a row, for rows of interest;
+  float limit;            // least sum of products over the length of a row, for rows of interest;
                           // -infinity while all are
 };
 

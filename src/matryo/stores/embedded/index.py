@@ -102,6 +102,7 @@ class Index:
         self.read_only = read_only
         self._writing = threading.RLock()
         self._reading = threading.Lock()  # of the catalog
+        self._target = instruction_set()
         self._lock: WriterLock | None = None
         self._catalog = Catalog(self.path, read_only=read_only)
         try:
@@ -350,7 +351,7 @@ class Index:
             SpaceMismatchError: queries of another space.
             FormatError: a damaged file.
         """
-        hits, _ = self._searched(queries, k, funnel, where, space, threads)
+        hits, _ = self._searched(queries, k, funnel, where, space, threads, explain=False)
         return hits
 
     def explain(
@@ -367,7 +368,7 @@ class Index:
 
         A filter is a step of its own, before the stages. See `search`.
         """
-        _, steps = self._searched(queries, k, funnel, where, space, threads)
+        _, steps = self._searched(queries, k, funnel, where, space, threads, explain=True)
         return steps
 
     def info(self) -> dict[str, Any]:
@@ -396,7 +397,7 @@ class Index:
             "clipped_share": {
                 level: clipped / coded for level, (clipped, coded) in state.clipped.items()
             },
-            "kernel": instruction_set(),
+            "kernel": self._target,
         }
 
     def compact(self) -> None:
@@ -652,10 +653,11 @@ class Index:
             raise InputError(f"expected one vector per id, {len(ids)}, got {len(array)}")
         check_vectors(array, what=what, ids=ids, allow_zero=allow_zero)
         if ids is None and array.dtype == np.float64:
-            return array
+            return np.ascontiguousarray(array)
         with np.errstate(over="ignore", under="ignore"):  # what overflows or vanishes is refused
             single = np.asarray(array, np.float32, order="C")
-        check_vectors(single, what=f"{what} as float32", ids=ids, allow_zero=allow_zero)
+        if array.dtype != np.float32:
+            check_vectors(single, what=f"{what} as float32", ids=ids, allow_zero=allow_zero)
         return single
 
     def _searched(  # noqa: PLR0917  # the options of `search`, in their order
@@ -666,22 +668,25 @@ class Index:
         where: object | None,
         space: Space | None,
         threads: int | None,
+        *,
+        explain: bool,
     ) -> tuple[Hits, list[list[Step]]]:
         state = self._current
         chosen = funnel or self._layout.funnel
-        self._layout.check(chosen)
         last = chosen.stages[-1]
         asked = last.keep if k is None else _checked_k(k)
+        used = _checked_threads(threads)
         array = self._whole(queries, "queries", space)
-        self._layout.check_prefixes(array, chosen, "queries")
         started = time.perf_counter_ns()
         flags = None if where is None else state.matching(where)
         n_rows = len(state.rows) if flags is None else sum(int(own.sum()) for own in flags)
         took = (time.perf_counter_ns() - started) / 1000
         filtered = [Step("where", len(state.rows), 0, n_rows, took)] if flags is not None else []
+        search = self._search_of(state, chosen, asked, flags, used)
+        self._layout.check_prefixes(array, chosen, "queries")
         answers = [Found(_NO_ROWS, _NO_SCORES, []) for _ in array]
-        if n_rows:
-            answers = self._search_of(state, widened(chosen, asked), flags, threads).found(array)
+        if n_rows and search is not None:
+            answers = search.found(array, explain=explain)
         ids: list[list[str | int]] = []
         scores, steps = list[NDArray[np.float32]](), list[list[Step]]()
         for answer in answers:
@@ -695,20 +700,30 @@ class Index:
     def _search_of(
         self,
         state: State,
-        run: Funnel,
+        chosen: Funnel,
+        k: int,
         flags: Sequence[NDArray[np.bool_]] | None,
-        threads: int | None,
-    ) -> NativeSearch | LiveSearch:
-        """What runs a funnel over the rows that may be found, of which there are some."""
-        target, built = instruction_set(), kernel()
-        if built is not None and target != REFERENCE and not isinstance(run.stop, Exact):
-            masks = state.masks if flags is None else masks_of(flags)
-            used = threads or len(os.sched_getaffinity(0))
-            return NativeSearch(
-                state, self._layout, run, masks, kernel=built, target=target, threads=used
-            )
-        rows = state.rows if flags is None else np.flatnonzero(np.concatenate(flags))
-        return LiveSearch(state, self._layout, run, rows)
+        threads: int,
+    ) -> NativeSearch | LiveSearch | None:
+        """What runs a funnel over the rows that may be found; None over an empty index."""
+        key = None if chosen is self._layout.funnel else chosen, k, threads
+        if flags is None and key in state.opened:
+            known: NativeSearch = state.opened[key]
+            return known
+        self._layout.check(chosen)
+        if not state.parts:
+            return None
+        run, built = widened(chosen, k), kernel()
+        if built is None or self._target == REFERENCE or isinstance(run.stop, Exact):
+            rows = state.rows if flags is None else np.flatnonzero(np.concatenate(flags))
+            return LiveSearch(state, self._layout, run, rows) if len(rows) else None
+        masks = state.masks if flags is None else masks_of(flags)
+        native = NativeSearch(
+            state, self._layout, run, masks, kernel=built, target=self._target, threads=threads
+        )
+        if flags is None:
+            state.opened[key] = native
+        return native
 
     def _above_threshold(
         self, answer: Found, chosen: Funnel
@@ -775,6 +790,15 @@ def _checked_k(k: object) -> int:
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise InputError(f"k must be a whole number of at least 1, got {k!r}", k=k)
     return int(k)
+
+
+def _checked_threads(threads: object) -> int:
+    if threads is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads must be a whole number of at least 1, got {threads!r}")
+    return threads
 
 
 def _digest(steps: NDArray[np.float32]) -> str:

@@ -99,7 +99,7 @@ class LiveSearch(FunnelSearch):
             self._live = [_LiveLevel(state, layout, level, rows) for level in levels]
         self._levels = list[Stored](self._live)
 
-    def found(self, queries: NDArray[np.floating]) -> list[Found]:
+    def found(self, queries: NDArray[np.floating], *, explain: bool = True) -> list[Found]:  # noqa: ARG002  # costs nothing here
         """What `(q, full_dim)` queries find, and what every stage did."""
         lists = self.funnel.stages[0].access
         if isinstance(lists, Lists):

@@ -58,8 +58,8 @@ class NativeSearch:
             lines = [(line.slope, line.level, line.spread) for line in funnel.stop.lines]
             self._margin = kernel.Margin(funnel.stop.probe, funnel.stop.width, lines)
 
-    def found(self, queries: NDArray[np.floating]) -> list[Found]:
-        """What `(q, full_dim)` queries find, and what every stage did."""
+    def found(self, queries: NDArray[np.floating], *, explain: bool = True) -> list[Found]:
+        """What `(q, full_dim)` queries find and, to `explain` it, what every stage did."""
         if self._layout.metric != "cosine":
             self._check_reach(queries)
         rows, scores, counts, works, microseconds = self._kernel.search(
@@ -73,23 +73,17 @@ class NativeSearch:
             self._check,
             self._threads,
         )
-        works, microseconds = works.tolist(), microseconds.tolist()
-        return [
-            Found(
-                rows[query, :count],
-                scores[query, :count],
-                [
-                    _step(stage, *work, microseconds=took)
-                    for stage, work, took in zip(
-                        self._stages,
-                        works[query],
-                        microseconds[query],
-                        strict=True,
-                    )
-                ],
-            )
+        found = [
+            Found(rows[query, :count], scores[query, :count], [])
             for query, count in enumerate(counts.tolist())
         ]
+        if explain:
+            for each, own_works, own_times in zip(found, works, microseconds, strict=True):
+                for stage, work, took in zip(self._stages, own_works, own_times, strict=True):
+                    received, kept = work.tolist()
+                    size = received * stage.precision.bytes_per_vector(stage.dim)
+                    each.steps.append(Step(str(stage), received, size, kept, float(took)))
+        return found
 
     def _check(self, segment: int, page: int) -> None:
         self._state.parts[segment].segment.check_pages(np.array([page]))
@@ -169,8 +163,3 @@ def _longest(state: State, layout: Layout, level: Level) -> float:
         return LONGEST_UNIT
     name = str(level) if level in layout.coded else "rows"
     return max(float(part.segment.facts["longest"][name]) for part in state.parts)
-
-
-def _step(stage: Stage, received: int, kept: int, *, microseconds: float) -> Step:
-    size = stage.precision.bytes_per_vector(stage.dim)
-    return Step(str(stage), received, received * size, kept, microseconds)
