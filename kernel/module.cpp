@@ -19,6 +19,7 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -106,6 +107,7 @@ struct Level {
   int64_t row_bytes = 0;
   Packed packed{};
   const uint16_t* excess = nullptr;  // of each row: (squared length of its integers - dim) / 8
+  const float* cosines = nullptr;    // of the angle between each row and what its codes stand for
   Rows numbers{};
   const bool* checked = nullptr;     // by page of the file; null where all of it was checked
   int64_t offset = 0;                // of the first row in the file
@@ -176,7 +178,8 @@ class Pool {
     hits.push_back(hit);
     if (hits.size() < room_) return false;
     const float before = limit;
-    cut();
+    trim();
+    if (hits.size() > room_ / 4 * 3) cut();
     room_ = std::max(room_, 2 * hits.size());  // where very many are within rounding of one another
     return limit > before;
   }
@@ -197,6 +200,33 @@ class Pool {
   }
 
  private:
+  // Drop rows that are below the best `keep` for certain. Counting scores by their range is faster
+  // than putting them in order, and it need not be exact before the end.
+  void trim() {
+    constexpr int ranges = 512;
+    float low = hits[0].score, high = low;
+    for (const Hit& hit : hits) {
+      low = std::min(low, hit.score);
+      high = std::max(high, hit.score);
+    }
+    const float scale = (ranges - 1) / (high - low);
+    if (!std::isfinite(scale) || slack_ > 0) return;
+    const auto range_of = [&](float score) { return static_cast<int>((score - low) * scale); };
+    uint32_t counts[ranges] = {};
+    for (const Hit& hit : hits) counts[range_of(hit.score)]++;
+    int range = ranges;
+    for (size_t above = 0; above < keep_;) above += counts[--range];
+    float least = high;
+    size_t kept = 0;
+    for (const Hit& hit : hits) {
+      if (range_of(hit.score) < range) continue;
+      least = std::min(least, hit.score);
+      hits[kept++] = hit;
+    }
+    hits.resize(kept);
+    limit = std::max(limit, least);
+  }
+
   size_t keep_, room_;
   Better better_;
   float slack_;
@@ -273,6 +303,7 @@ class Search {
   Asked asked(const Level& level, const double* query, double longest, bool is_double) const;
   std::vector<Span> spans(const double* query, bool is_double, int64_t& n_rows) const;
   bool has_lists() const;
+  Answer run_certain(const std::vector<Asked>& query, double length, int threads) const;
   Answer run(const std::vector<Asked>& query, const std::vector<Span>& spans, int64_t n_rows,
              double microseconds, int threads) const;
   std::vector<Answer> run_group(const std::vector<std::vector<Asked>>& queries) const;
@@ -435,12 +466,14 @@ void Search::scan_packed(const Level& level, const uint32_t* alive, size_t segme
   PackedQuery packed[most_queries];
   for (int q = 0; q < n_queries; q++) {
     const float limit = pools[q]->limit / queries[q]->step;
-    packed[q] = {queries[q]->weights.data(), queries[q]->tables.data(),
-                 queries[q]->shift, queries[q]->offset, limit};
+    packed[q] = {queries[q]->weights.data(), queries[q]->tables.data(), queries[q]->shift,
+                 queries[q]->offset, limit, 0, 0};
   }
   Found found{&level, static_cast<uint32_t>(segment), queries, pools, packed, alive};
   const uint32_t* known = level.slots == nullptr ? alive : nullptr;
-  target->scan(level.packed, first, stop, known, packed, n_queries, Found::take, &found);
+  Packed codes = level.packed;
+  codes.angles = nullptr;  // they matter for certainty alone
+  target->scan(codes, first, stop, known, packed, n_queries, Found::take, &found);
 }
 
 void Search::scan_numbers(size_t segment, int64_t first, int64_t stop, const Asked& query,
@@ -663,6 +696,145 @@ Answer Search::run(const std::vector<Asked>& query, const std::vector<Span>& spa
   return answer;
 }
 
+// The rows that may be among the best for certain, by angles: see `matryo.search.certified`.
+class Possible {
+ public:
+  struct Row {
+    double most;  // the highest score that it can have
+    uint32_t row;
+    uint32_t segment;
+  };
+
+  Possible(const Asked& asked, double length, size_t keep) : asked_(asked), length_(length), keep_(keep) {
+    double squares = 0;
+    for (size_t i = 0; i < asked.numbers.size(); i++) {
+      const double gap = asked.numbers[i] - static_cast<double>(asked.integers[i]) * static_cast<double>(asked.step);
+      squares += gap * gap;
+    }
+    off_ = length * std::sqrt(squares) + certain_rounding;
+  }
+
+  std::vector<Row> rows;
+  std::vector<double> least;  // the lowest scores that the best rows have, as a heap
+
+  double bar() const { return least.size() < keep_ ? -1 : least.front(); }
+
+  PackedQuery packed() const {
+    PackedQuery query{asked_.weights.data(), asked_.tables.data(), asked_.shift, asked_.offset, nothing, 0, 0};
+    set_limit(query);
+    return query;
+  }
+
+  void set_limit(PackedQuery& query) const {
+    // the cosine of the sum of two angles: below it a row cannot reach the bar
+    const double bar = this->bar() - certain_rounding, unit = length_ * static_cast<double>(asked_.step);
+    if (bar < -0.9) return;  // the two angles may be more than half a turn together
+    query.limit = static_cast<float>(bar / unit);
+    query.aside = static_cast<float>(std::sqrt(1 - bar * bar) / unit);
+    query.slack = static_cast<float>(off_ / unit);
+  }
+
+  // Returns whether the bar was raised.
+  bool offer(double score, double cosine, uint32_t row, uint32_t segment) {
+    const double near = score * length_, angle = std::acos(std::clamp(cosine, -1.0, 1.0));
+    const double first = std::acos(std::clamp(near + off_, -1.0, 1.0));
+    const double most = std::cos(std::max(first - angle, 0.0)) + certain_rounding;
+    if (most < bar()) return false;
+    rows.push_back({most, row, segment});
+    const double second = std::acos(std::clamp(near - off_, -1.0, 1.0));
+    const double lowest = std::cos(std::min(second + angle, std::acos(-1.0))) - certain_rounding;
+    if (least.size() == keep_ && lowest <= least.front()) return false;
+    if (least.size() == keep_) {
+      std::pop_heap(least.begin(), least.end(), std::greater<>());
+      least.pop_back();
+    }
+    least.push_back(lowest);
+    std::push_heap(least.begin(), least.end(), std::greater<>());
+    return least.size() == keep_;
+  }
+
+ private:
+  static constexpr double certain_rounding = 1e-6;
+  const Asked& asked_;
+  double length_, off_ = 0;
+  size_t keep_;
+};
+
+// One query with an exact stop: codes of every row, then whole rows while they may be in the answer.
+Answer Search::run_certain(const std::vector<Asked>& query, double length, int threads) const {
+  const Clock::time_point start = Clock::now();
+  struct Reading {
+    const Level* level;
+    const Asked* asked;
+    const uint32_t* living;
+    uint32_t segment;
+    PackedQuery packed;
+    Possible* possible;
+
+    static void take(void* all, int, int64_t block, uint32_t rows, const int32_t* sums) {
+      Reading& reading = *static_cast<Reading*>(all);
+      for (; rows != 0; rows &= rows - 1) {
+        const int place = __builtin_ctz(rows);
+        const int64_t row = block * block_rows + place;
+        if (row >= reading.level->rows) break;
+        const float sum = static_cast<float>(2 * sums[place] + reading.asked->offset);
+        const float score = sum * reading.level->inverse_length(row) * reading.asked->step;
+        if (reading.possible->offer(static_cast<double>(score), static_cast<double>(reading.level->cosines[row]),
+                                    static_cast<uint32_t>(row), reading.segment))
+          reading.possible->set_limit(reading.packed);
+      }
+    }
+  };
+  int64_t bytes = 0, n_rows = 0;
+  for (size_t segment = 0; segment < levels->size(); segment++) {
+    bytes += level_of(segment, 0).rows * level_of(segment, 0).row_bytes;
+    n_rows += n_living(segment);
+  }
+  const size_t keep = static_cast<size_t>(stages[1].keep);
+  const int64_t n_parts = std::max<int64_t>(1, std::min<int64_t>(threads, bytes / thread_bytes));
+  std::vector<Possible> parts(static_cast<size_t>(n_parts), Possible(query[0], length, keep));
+  on_threads(n_parts, static_cast<int>(n_parts), [&](int64_t part) {
+    Possible& possible = parts[static_cast<size_t>(part)];
+    for (size_t segment = 0; segment < levels->size(); segment++) {
+      const Level& level = level_of(segment, 0);
+      Reading reading{&level, &query[0], living[segment], static_cast<uint32_t>(segment),
+                      possible.packed(), &possible};
+      target->scan(level.packed, level.n_blocks * part / n_parts, level.n_blocks * (part + 1) / n_parts,
+                   living[segment], &reading.packed, 1, Reading::take, &reading);
+    }
+  });
+  double bar = -1;
+  std::vector<Possible::Row> rows;
+  for (Possible& possible : parts) {
+    bar = std::max(bar, possible.bar());
+    rows.insert(rows.end(), possible.rows.begin(), possible.rows.end());
+  }
+  rows.erase(std::remove_if(rows.begin(), rows.end(), [&](const auto& row) { return row.most < bar; }), rows.end());
+  std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.most > b.most; });
+  Answer answer;
+  answer.works.emplace_back(n_rows, static_cast<int64_t>(rows.size()));
+  answer.microseconds.push_back(since(start));
+  const Clock::time_point second = Clock::now();
+  constexpr size_t at_once = 64;
+  Pool pool(keep, better());
+  size_t read = 0;
+  while (read < rows.size() && rows[read].most >= static_cast<double>(pool.limit)) {
+    std::vector<Hit> hits;
+    for (size_t i = read; i < std::min(rows.size(), read + at_once); i++)
+      hits.push_back({0, rows[i].row, rows[i].segment});
+    read += hits.size();
+    check_pages(hits, 1);
+    rescore(hits, 1, query[1]);
+    pool.hits.insert(pool.hits.end(), hits.begin(), hits.end());
+    pool.cut();
+  }
+  answer.hits = std::move(pool.hits);
+  std::sort(answer.hits.begin(), answer.hits.end(), better());
+  answer.works.emplace_back(static_cast<int64_t>(read), static_cast<int64_t>(answer.hits.size()));
+  answer.microseconds.push_back(since(second));
+  return answer;
+}
+
 // Some queries on one thread: a chunk of codes is read again while it is cached.
 std::vector<Answer> Search::run_group(const std::vector<std::vector<Asked>>& queries) const {
   const Clock::time_point start = Clock::now();
@@ -743,7 +915,7 @@ std::shared_ptr<Level> packed_level(int bits, int dim, int64_t rows, Array<uint8
   level->row_bytes = words * word_bytes;
   level->n_blocks = n_blocks;
   level->packed = {bits, words, blocks.data(), bounds ? bounds->data() : nullptr,
-                   std::sqrt(static_cast<float>(dim))};
+                   std::sqrt(static_cast<float>(dim)), nullptr};
   level->excess = excess ? excess->data() : nullptr;
   level->kept = {nb::cast(blocks), nb::cast(excess), nb::cast(bounds)};
   return level;
@@ -761,6 +933,15 @@ void keep_in_lists(Level& level, std::shared_ptr<Level> centroids, Array<int64_t
   level.sizes = sizes.data();
   level.slots = slots.data();
   for (auto& kept : {nb::cast(starts), nb::cast(sizes), nb::cast(slots)}) level.kept.push_back(kept);
+}
+
+void with_angles(Level& level, Array<float, 1> cosines, Array<float, 1> angles) {
+  if (!level.is_packed || cosines.shape(0) != static_cast<size_t>(level.rows) ||
+      angles.shape(0) != static_cast<size_t>(2 * level.n_blocks))
+    throw std::invalid_argument("expected angles that fit the codes");
+  level.cosines = cosines.data();
+  level.packed.angles = angles.data();
+  for (auto& kept : {nb::cast(cosines), nb::cast(angles)}) level.kept.push_back(kept);
 }
 
 std::shared_ptr<Level> number_level(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> numbers,
@@ -811,8 +992,8 @@ template <typename Scalar>
 nb::object search(const Segments& segments, const std::string& target_name,
                   Array<Scalar, 2> queries, const std::vector<std::tuple<int, int64_t, double, int64_t>>& stages,
                   const std::vector<std::optional<Array<uint32_t, 1>>>& living,
-                  const std::string& metric, std::optional<Margin> margin, const nb::callable& check,
-                  int threads) {
+                  const std::string& metric, std::optional<Margin> margin, bool certain,
+                  const nb::callable& check, int threads) {
   Search search{};
   for (const Target* each : targets())
     if (target_name == each->name) search.target = each;
@@ -844,13 +1025,16 @@ nb::object search(const Segments& segments, const std::string& target_name,
       throw std::invalid_argument("expected one bit for each row");
     search.living.push_back(living[segment] ? living[segment]->data() : nullptr);
   }
+  for (const auto& own : levels)
+    if (certain && (stages.size() != 2 || own[static_cast<size_t>(search.stages[0].level)]->cosines == nullptr))
+      throw std::invalid_argument("expected two stages and angles to be certain by");
   const int64_t n = static_cast<int64_t>(queries.shape(0)), width = static_cast<int64_t>(queries.shape(1));
   std::vector<Answer> answers(static_cast<size_t>(n));
   {
     nb::gil_scoped_release released;
     // few queries: each is spread over the threads; many: they are shared out in groups
     const bool few = n < 2 * threads;
-    const int64_t size = few || search.has_lists()
+    const int64_t size = few || certain || search.has_lists()
                              ? 1
                              : std::min<int64_t>(group_queries, (n + threads - 1) / threads);
     const int64_t n_groups = (n + size - 1) / size;
@@ -865,7 +1049,11 @@ nb::object search(const Segments& segments, const std::string& target_name,
           asked.back().push_back(search.asked(search.level_of(0, static_cast<int>(stage)), wide.data(),
                                               search.longest[stage], std::is_same_v<Scalar, double>));
       }
-      if (size == 1) {
+      if (certain) {
+        const Asked& whole = asked[0][1];
+        const double length = length_of(whole.numbers.data(), search.level_of(0, 0).dim);
+        answers[static_cast<size_t>(group)] = search.run_certain(asked[0], length, few ? threads : 1);
+      } else if (size == 1) {
         int64_t n_rows = 0;
         const std::vector<Span> spans = search.spans(wide.data(), std::is_same_v<Scalar, double>, n_rows);
         answers[static_cast<size_t>(group)] =
@@ -919,6 +1107,7 @@ NB_MODULE(_kernel, module) {
              "excess"_a.none(), "bounds"_a.none());
   module.def("keep_in_lists", &keep_in_lists, "level"_a, "centroids"_a, "starts"_a, "sizes"_a,
              "slots"_a);
+  module.def("with_angles", &with_angles, "level"_a, "cosines"_a, "angles"_a);
   module.def("number_level", &number_level, "numbers"_a, "dim"_a, "steps"_a.none(), "scaled"_a,
              "checked"_a.none());
   nb::class_<Margin>(module, "Margin")
@@ -929,7 +1118,7 @@ NB_MODULE(_kernel, module) {
       .def("add_integers", &Segments::add_integers, "ids"_a, "levels"_a)
       .def("add_texts", &Segments::add_texts, "ends"_a, "text"_a, "levels"_a);
   module.def("search", &search<float>, "segments"_a, "target"_a, "queries"_a, "stages"_a, "living"_a,
-             "metric"_a, "margin"_a.none(), "check"_a, "threads"_a);
+             "metric"_a, "margin"_a.none(), "certain"_a, "check"_a, "threads"_a);
   module.def("search", &search<double>, "segments"_a, "target"_a, "queries"_a, "stages"_a, "living"_a,
-             "metric"_a, "margin"_a.none(), "check"_a, "threads"_a);
+             "metric"_a, "margin"_a.none(), "certain"_a, "check"_a, "threads"_a);
 }

@@ -22,9 +22,12 @@ constexpr int block_word = block_rows * word_bytes;  // bytes of one word of all
 
 // The least sum over the codes with which a row of this block can reach the limit of a query.
 inline int32_t least_sum(const Packed& codes, int64_t block, const PackedQuery& query) {
+  float limit = query.limit;
+  if (codes.angles != nullptr)
+    limit = limit * codes.angles[2 * block] - query.aside * codes.angles[2 * block + 1] - query.slack;
   const float length =
-      codes.bounds == nullptr ? codes.length : codes.bounds[2 * block + (query.limit < 0 ? 1 : 0)];
-  const float whole = query.limit * length;
+      codes.bounds == nullptr ? codes.length : codes.bounds[2 * block + (limit < 0 ? 1 : 0)];
+  const float whole = limit * length;
   // a little lower, for the rounding here and of the scores that the limit was read off
   const float least = (whole - std::fabs(whole) * 2e-6F - static_cast<float>(query.offset)) / 2 - 2;
   return least > -2e9F ? static_cast<int32_t>(least < 2e9F ? least : 2e9F) : -2000000000;
@@ -254,7 +257,6 @@ void scan_blocks(const Packed& codes, int64_t first, int64_t stop, const uint32_
     const uint32_t alive = living == nullptr ? UINT32_MAX : living[block];
     if (alive == 0) continue;
     const uint8_t* bytes = codes.blocks + block * size;
-    for (int64_t ahead = 0; ahead < size; ahead += 64) __builtin_prefetch(bytes + 4 * size + ahead);
     Sums sums[n];
     add_block<bits, n>(codes, bytes, queries, sums);
     for (int q = 0; q < n; q++) {

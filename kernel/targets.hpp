@@ -20,6 +20,8 @@ struct Packed {
   const uint8_t* blocks; // 32 * 4 * words bytes each, at a multiple of 64 bytes
   const float* bounds;   // least and greatest length of the integers in a block; null for single bits
   float length;          // of the integers of every row; for single bits
+  const float* angles;   // cosine and sine of the largest angle between a row and its codes in a
+                         // block; null where they do not matter
 };
 
 // A query as packed codes see it.
@@ -31,6 +33,8 @@ struct PackedQuery {
   int32_t offset;         // what is added to twice the sum over the codes as they are stored
   float limit;            // least sum of products over the length of a row, for rows of interest;
                           // -infinity while all are
+  float aside;            // with angles: what their sines are worth
+  float slack;            // with angles: how much lower rows may be
 };
 
 // Called with the rows of a block that may reach the limit of a query, one bit each, and with the

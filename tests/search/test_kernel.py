@@ -28,6 +28,8 @@ NUMBERS = ("float32", "scaled", "float16", "int8")
 KINDS = (*BITS, *NUMBERS)
 PAGE = 1 << 16
 
+UNCHECKED = pytest.mark.xfail(run=False, reason="the kernel does not look yet")
+
 every_target = pytest.mark.parametrize("target", TARGETS)
 
 
@@ -131,15 +133,16 @@ def found(target, segments, stages, queries, *, living, metric="cosine", threads
     """What the kernel says, as a list of rows and scores; `stages` are (level, keep, longest)."""
     options = {"margin": None, "check": nothing, **others}
     rows, scores, counts, works, microseconds = built.search(
-        segments,
-        target,
-        queries,
-        [(*stage, 0) for stage in stages],
-        living,
-        metric,
-        options["margin"],
-        options["check"],
-        threads,
+        segments=segments,
+        target=target,
+        queries=queries,
+        stages=[(*stage, 0) for stage in stages],
+        living=living,
+        metric=metric,
+        margin=options["margin"],
+        certain=False,
+        check=options["check"],
+        threads=threads,
     )
     assert rows.shape == scores.shape == (len(queries), max(counts, default=0))
     assert works.shape == (len(queries), len(stages), 2)
@@ -287,7 +290,8 @@ def check(case, target, margin=None):
         )
         if case["exact"]:
             assert rows.tolist() == expected.tolist()
-            assert scores.tobytes() == right.tobytes()
+            # 0 and -0 are one score
+            assert (scores + np.float32(0)).tobytes() == (right + np.float32(0)).tobytes()
             continue
         own, off = plain_scores(kinds[last], forms[last][rows], query, metric)
         assert (np.abs(scores.astype(float) - own) <= off).all()
@@ -314,6 +318,7 @@ def test_small_segments_are_answered_as_in_float64(target, which, data):
 @pytest.mark.slow
 @every_target
 @pytest.mark.parametrize("which", [PACKED, COSINES, OTHERS], ids=["packed", "cosine", "others"])
+@settings(max_examples=100)
 @given(data=st.data())
 def test_larger_segments_are_answered_as_in_float64(target, which, data):
     check(data.draw(cases(*which)), target)
@@ -322,6 +327,7 @@ def test_larger_segments_are_answered_as_in_float64(target, which, data):
 @pytest.mark.slow
 @every_target
 @pytest.mark.parametrize("which", [PACKED, COSINES, OTHERS], ids=["packed", "cosine", "others"])
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_margin_lets_as_many_rows_pass_as_in_float64(target, which, data):
     case = data.draw(cases(*which, most_dims=70, most_queries=9))
@@ -367,7 +373,7 @@ def _odd(codes, level):
     "text",
     [
         "70@binary:900,96@int4:120,96@int8:30,96:7",
-        "33@int4:300,96@float16:40,96:10,margin[20;1.0;0.9/0.02/0.05,1.0/0.0/0.02]",
+        "33@int4:300,96@float16:40,96:10,margin[20;1.0;0.9/0.02/0.05;1.0/0.0/0.02]",
         "96@int2:300,40@binary:40,margin[40;0.5;0.5/-0.1/0.1]",
         "50@int8:200,96:10",
         "96:3",
@@ -404,25 +410,26 @@ def test_it_answers_as_the_search_in_memory(target, text):
                 assert scores.tobytes() == answer.scores.tobytes()
 
 
+@pytest.mark.parametrize("target", TARGETS[:-1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_set_of_instructions_gives_the_same_bits(kind):
+def test_every_set_of_instructions_gives_the_same_answers(target, kind):
     rng = np.random.default_rng(9)
     form, steps = forms_of(rng, kind, 700, 261, "all")
     segments = built.Segments()
     segments.add_integers(np.arange(700), [Rows(kind, form, steps=steps).level])
     queries = rng.normal(size=(40, 261)).astype(np.float32)
 
-    answers = [
-        [
-            (rows.tolist(), scores.tobytes())
-            for rows, scores in found(
-                target, segments, [(0, 60, longest_of(form))], queries, living=[None]
-            )
-        ]
-        for target in TARGETS
-    ]
+    answers, plainest = (
+        found(each, segments, [(0, 60, longest_of(form))], queries, living=[None])
+        for each in (target, TARGETS[-1])
+    )
 
-    assert all(each == answers[0] for each in answers)
+    for (rows, scores), (expected, right) in zip(answers, plainest, strict=True):
+        assert rows.tolist() == expected.tolist()
+        if kind in BITS:
+            assert scores.tobytes() == right.tobytes()
+        else:
+            np.testing.assert_array_max_ulp(scores, right, 1)
 
 
 @every_target
@@ -613,6 +620,14 @@ def numbers(n=40, dim=8, dtype=np.float32, *, steps=None, read=None, checked=Non
     return built.number_level(stored, read or dim, steps, False, checked)
 
 
+def segments_of(*parts):
+    """Segments of 40 rows each, given their levels."""
+    segments = built.Segments()
+    for place, levels in enumerate(parts):
+        segments.add_integers(np.arange(40 * place, 40 * place + 40), levels)
+    return segments
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         "make",
@@ -641,11 +656,15 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"expected|int8 needs steps"):
             make()
 
-    def segments(self, *levels, parts=1):
-        segments = built.Segments()
-        for part in range(parts):
-            segments.add_integers(np.arange(40 * part, 40 * part + 40), levels or [numbers()])
-        return segments
+    def asked(self, **changes):
+        return {
+            "target": TARGETS[0],
+            "segments": segments_of([numbers()]),
+            "stages": [(0, 3, 9.0)],
+            "queries": np.ones((5, 8)),
+            "living": [None],
+            **changes,
+        }
 
     @pytest.mark.parametrize(
         "change",
@@ -657,7 +676,6 @@ class TestRefusals:
             {"stages": [(1, 3, 9.0)]},
             {"stages": [(-1, 3, 9.0)]},
             {"queries": np.ones((1, 7))},
-            {"segments": built.Segments(), "living": []},
             {"living": []},
             {"living": [None, None]},
             {"living": [np.ones(1, np.uint32)]},
@@ -665,20 +683,117 @@ class TestRefusals:
         ids=lambda change: " ".join(change),
     )
     def test_searches_that_cannot_be_run(self, change):
-        asked = {
-            "target": TARGETS[0],
-            "segments": self.segments(),
-            "stages": [(0, 3, 9.0)],
-            "queries": np.ones((5, 8)),
-            "living": [None],
-            **change,
-        }
-
         with pytest.raises(ValueError, match=r"expected|no such set of instructions"):
-            found(**asked)
+            found(**self.asked(**change))
+
+    @UNCHECKED
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"stages": []},
+            {"threads": 0},
+            {"threads": -1},
+            {"metric": "euclid"},
+        ],
+        ids=lambda change: " ".join(change),
+    )
+    def test_other_searches_that_cannot_be_run(self, change):
+        with pytest.raises(ValueError, match="expected"):
+            found(**self.asked(**change))
+
+    @UNCHECKED
+    @pytest.mark.parametrize(
+        ("probe", "lines"), [(5, []), (5, [(1, 0, 0)] * 2), (0, [(1, 0, 0)]), (-9, [(1, 0, 0)])]
+    )
+    def test_a_margin_that_does_not_fit_the_stages(self, probe, lines):
+        stages = [(0, 30, 9.0), (0, 3, 9.0)]
+        with pytest.raises(ValueError, match="expected"):
+            found(**self.asked(stages=stages), margin=built.Margin(probe, 1.0, lines))
+
+    @UNCHECKED
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: packed(bits=0),
+            lambda: packed(bits=3),
+            lambda: packed(bits=8),
+            lambda: packed(dim=0),
+            lambda: packed(dim=-1),
+            lambda: packed(dim=2**30),
+            lambda: built.packed_level(
+                1, 8, 1, np.zeros(128, np.uint8), np.zeros(1, np.uint16), None
+            ),
+            lambda: numbers(dtype=np.int16),
+            lambda: numbers(checked=(np.zeros(0, bool), 0)),
+            lambda: numbers(checked=(np.zeros(1, bool), PAGE - 1279)),
+            lambda: numbers(checked=(np.zeros(1, bool), -1)),
+        ],
+    )
+    def test_other_levels_that_do_not_fit_together(self, make):
+        with pytest.raises(ValueError, match="expected"):
+            make()
+
+    @UNCHECKED
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            lambda: [[]],
+            lambda: [[None]],
+            lambda: [[numbers(39)]],
+            lambda: [[numbers(), numbers(41)]],
+            lambda: [[numbers()], [numbers(dim=9)]],
+            lambda: [[numbers()], [packed()]],
+            lambda: [[packed()], [numbers()]],
+            lambda: [[packed()], [packed(2)]],
+            lambda: [[numbers()], [numbers(dtype=np.float16)]],
+        ],
+    )
+    def test_segments_whose_levels_do_not_fit_together(self, parts):
+        own = parts()
+        with pytest.raises(ValueError, match="expected"):
+            segments_of(*own)
+
+    @UNCHECKED
+    @pytest.mark.parametrize("last", [-1, 38, 41, 2**40])
+    def test_ends_of_texts_that_lie_outside(self, last):
+        ends = np.arange(1, 41)
+        ends[-1] = last
+        with pytest.raises(ValueError, match="expected"):
+            built.Segments().add_texts(ends, np.full(40, 97, np.uint8), [numbers()])
+
+    @UNCHECKED
+    def test_segments_of_texts_and_of_integers(self):
+        segments = segments_of([numbers()])
+        with pytest.raises(ValueError, match="expected"):
+            segments.add_texts(np.arange(1, 41), np.full(40, 97, np.uint8), [numbers()])
+
+    @UNCHECKED
+    def test_rows_and_queries_without_a_direction(self):
+        rows = np.ones((40, 8), np.float32)
+        rows[33] = 0
+        segments = segments_of([built.number_level(rows, 8, None, True, None)])
+        for queries in (np.ones((1, 8)), np.ones((90, 8))):
+            with pytest.raises(ValueError, match="only zeros remain"):
+                found(**self.asked(segments=segments, queries=queries))
+            dead = mask_of(rows.any(axis=1))
+            found(**self.asked(segments=segments, queries=queries, living=[dead]))
+
+    @UNCHECKED
+    @pytest.mark.parametrize("keep", [10**9, 10**13, 2**62])
+    def test_more_rows_than_there_are_need_no_more_room(self, keep):
+        stages = [(0, keep, 9.0), (0, keep, 9.0)]
+        margin = built.Margin(keep, 1.0, [(1.0, 0.0, 0.0)])
+        for n, own in ((1, None), (90, None), (3, margin)):
+            queries = np.ones((n, 8))
+            answers = found(**self.asked(stages=stages, queries=queries), margin=own)
+            assert [len(rows) for rows, _ in answers] == [40] * n
+
+    def test_no_segments(self):
+        with pytest.raises(ValueError, match="expected at least one segment"):
+            found(**self.asked(segments=built.Segments(), living=[]))
 
     def test_segments_of_different_levels(self):
-        segments = self.segments()
+        segments = segments_of([numbers()])
         with pytest.raises(ValueError, match="expected as many levels"):
             segments.add_integers(np.arange(40), [numbers(), numbers()])
 
@@ -691,13 +806,5 @@ class TestRefusals:
         ],
     )
     def test_other_types_are_no_call_at_all(self, what, value):
-        asked = {
-            "target": TARGETS[0],
-            "segments": self.segments(),
-            "stages": [(0, 3, 9.0)],
-            "queries": np.ones((5, 8)),
-            "living": [None],
-        }
-
         with pytest.raises((TypeError, ValueError)):
-            found(**{**asked, what: value})
+            found(**self.asked(**{what: value}))

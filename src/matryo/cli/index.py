@@ -186,7 +186,7 @@ def info(index: Folder, as_json: AsJson = False) -> None:
         ("transform", facts["transform"] or "none"),
         ("fields", fields or "none"),
         ("clipped", clipped or "no int8 stage"),
-        ("kernel", facts["kernel"]),
+        ("kernel", _kernel_in_words(facts["kernel"])),
     ):
         typer.echo(f"{name + ':':<11}{value}")
 
@@ -235,6 +235,20 @@ def options_of(model: str | None, base_url: str | None) -> dict[str, Any]:
 def _say_left_out(ids: list[str | int]) -> None:
     if ids:
         typer.echo(f"Left out {len(ids):,} empty texts: {shorten(ids)}")
+
+
+def _kernel_in_words(name: str) -> str:
+    """What searches are made of here, and why it is the slow reference where it is."""
+    from matryo.search import REFERENCE, kernel
+
+    if name != REFERENCE:
+        return f"{name} (native)"
+    if kernel() is not None:
+        return f"{name} (the slow reference, as MATRYO_KERNEL says)"
+    return (
+        f"{name} (the slow reference: there was no C++ compiler when matryo was installed; "
+        "install one, then matryo again)"
+    )
 
 
 def _numbers(texts: list[str]) -> list[int]:

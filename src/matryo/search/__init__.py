@@ -14,6 +14,12 @@ from matryo.search.blocks import (
     inverse_lengths_from,
     to_blocks,
 )
+from matryo.search.certified import (
+    CertifiedSearch,
+    check_certified,
+    cosines_of,
+    is_certified,
+)
 from matryo.search.exact import ExactSearch
 from matryo.search.funnel import FunnelSearch
 from matryo.search.kernels import REFERENCE, instruction_set, kernel
@@ -46,6 +52,7 @@ __all__ = [
     "REFERENCE",
     "ROWS",
     "Answer",
+    "CertifiedSearch",
     "ExactSearch",
     "FunnelSearch",
     "Level",
@@ -56,13 +63,16 @@ __all__ = [
     "Work",
     "best_first",
     "bounds_of",
+    "check_certified",
     "check_level",
     "check_packed",
     "check_reach",
+    "cosines_of",
     "excess_of",
     "from_blocks",
     "instruction_set",
     "inverse_lengths_from",
+    "is_certified",
     "kernel",
     "packed_scores",
     "packed_sums",

@@ -33,6 +33,9 @@ def keep_in_lists(
     sizes: NDArray[np.int32],
     slots: NDArray[np.int32],
 ) -> None: ...
+def with_angles(
+    level: Level, cosines: NDArray[np.float32], angles: NDArray[np.float32]
+) -> None: ...
 def number_level(
     numbers: NDArray[Any],
     dim: int,
@@ -48,6 +51,7 @@ def search(
     living: Sequence[NDArray[np.uint32] | None],
     metric: str,
     margin: Margin | None,
+    certain: bool,
     check: Callable[[int, int], None],
     threads: int,
 ) -> tuple[NDArray[Any], ...]: ...

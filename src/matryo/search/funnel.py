@@ -19,6 +19,7 @@ from matryo.core import (
     VectorError,
 )
 from matryo.search.answer import Answer, Work
+from matryo.search.certified import CertifiedSearch, is_certified
 from matryo.search.exact import ExactSearch
 from matryo.search.scores import Level, check_level
 from matryo.search.stored import Stored
@@ -37,7 +38,7 @@ class FunnelSearch:
         DimError: a stage is wider than the vectors.
         VectorError: no rows, not finite, or, for a cosine, a prefix of zeros.
         UnsupportedError: inverted lists; or an exact stop, unless all stages are float32 and their
-            dims rise to the full width.
+            dims rise to the full width, or packed codes are followed by the full width.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class FunnelSearch:
             if stage.dim > self._full_dim:
                 raise DimError(f"stage {stage} is wider than the vectors, {self._full_dim}")
             check_level(Level(stage.dim, stage.precision), metric)
-        self._exact: ExactSearch | None = None
+        self._exact: ExactSearch | CertifiedSearch | None = None
         self._levels: list[Stored] = []
         if isinstance(funnel.stop, Exact):
-            self._exact = ExactSearch(vectors, funnel.stages, metric=metric)
+            exact = CertifiedSearch if is_certified(funnel.stages) else ExactSearch
+            self._exact = exact(vectors, funnel.stages, metric=metric)
             return
         for stage in funnel.stages:
             level, steps = Level(stage.dim, stage.precision), (scales or {}).get(stage.dim)

@@ -28,7 +28,16 @@ from matryo.core import (
     shorten,
 )
 from matryo.readers import Rows
-from matryo.search.scores import Level, check_level, pair_scores, rounded, stored_form
+from matryo.search.scores import (
+    Level,
+    check_level,
+    encoded,
+    packed_scores,
+    pair_scores,
+    rounded,
+    stored_form,
+)
+from matryo.transforms import inverse_lengths, odd_integers
 
 _TILE = 1 << 20  # scores held at once by one worker: 4 MiB stay in its cache
 _CHUNK = 1024  # rows scored at once
@@ -253,12 +262,11 @@ class ViewPass:
             lengths = np.linalg.norm(scaled.astype(np.float64), axis=1)
         self._running = np.ascontiguousarray(scaled, dtype=np.float32)
         self._lengths = lengths if metric == "l2" else np.ones(len(lengths))
-        # queries as packed codes see them: at length 1, and what that length was
-        self._rounded: dict[Level, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
+        # queries as packed codes see them: whole numbers, whose sums float32 holds exactly
+        self._rounded: dict[Level, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         for level in (level for level in self._coded if level.precision.is_packed):
             weights, steps = rounded(self._queries, level)
-            norms = np.linalg.norm(weights.astype(np.float64), axis=1)
-            self._rounded[level] = (weights / norms[:, None]).astype(np.float32), norms * steps
+            self._rounded[level] = weights.astype(np.float32), steps[:, None]
 
     def add(
         self,
@@ -274,7 +282,15 @@ class ViewPass:
         squares = _prefix_squares(rows, [level.dim for level in self._view.levels])
         if self._metric == "cosine":
             _refuse_zero_prefixes(squares, self._view.levels, "documents", start, ids)
-        forms = {level: self._stored(whole, level, start, ids) for level in self._coded}
+        forms = {
+            level: self._stored(whole, level, start, ids)
+            for level in self._coded
+            if level not in self._rounded
+        }
+        packed = {}
+        for level in self._rounded:
+            numbers = odd_integers(encoded(whole, level), level.precision, dim=level.dim)
+            packed[level] = numbers.astype(np.float32), inverse_lengths(numbers)
         scaled = {
             level: rows[:, : level.dim]
             * (1 / np.sqrt(squares[level.dim]))[:, None].astype(np.float32)
@@ -304,13 +320,14 @@ class ViewPass:
                 self._rank(total, squares[level.dim], out=scores)
                 self._pools[level].offer(scores, **tile)
             for level, form in forms.items():
-                if level in self._rounded:
-                    np.matmul(self._rounded[level][0][block], form.T, out=scores)
-                else:
-                    np.matmul(queries[:, : level.dim], form.T, out=scores)
+                np.matmul(queries[:, : level.dim], form.T, out=scores)
                 if self._metric == "l2":
                     self._rank(scores, np.einsum("ij,ij->i", form, form), out=scores)
                 self._pools[level].offer(scores, **tile)
+            for level, (odd, lengths) in packed.items():
+                weights, steps = self._rounded[level]
+                np.matmul(weights[block], odd.T, out=scores)
+                self._pools[level].offer(packed_scores(scores, lengths, steps[block]), **tile)
 
     def settled(
         self,
@@ -345,10 +362,10 @@ class ViewPass:
         the cosine, comes back.
         """
         if level in self._rounded:
-            scores: NDArray[np.float64] = numbers * self._rounded[level][1][query]
-        elif self._metric == "l2":
+            return numbers  # they are the scores
+        if self._metric == "l2":
             moved = self._running[query, : level.dim].astype(np.float64)
-            scores = numbers - np.square(moved).sum(axis=1)
+            scores: NDArray[np.float64] = numbers - np.square(moved).sum(axis=1)
         else:
             length = np.sqrt(_full(self._squares)[query])
             if self._metric == "cosine":

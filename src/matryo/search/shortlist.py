@@ -220,4 +220,6 @@ class _Listed:
         head = np.lexsort((rows[:, :settled], -scores[:, :settled]))
         for part in (rows, scores):
             part[:, :settled] = np.take_along_axis(part[:, :settled], head, axis=1)
-        return Shortlist(rows, scores, min(settle, cap), whole)
+        # packed codes are scored exactly from the start, and equal rows come in their order
+        settled = cap if level.precision.is_packed else min(settle, cap)
+        return Shortlist(rows, scores, settled, whole)

@@ -86,6 +86,10 @@ class Stored:
         rows = near if rows is None else rows[near]
         return settled_best(rows, self._form, asked, keep=keep, metric=self._metric)
 
+    def scores(self, query: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Scores of all rows of packed codes."""
+        return self._packed_scores(query, None)
+
     def _packed_scores(
         self, query: NDArray[np.floating], rows: NDArray[np.int64] | None
     ) -> NDArray[np.float32]:

@@ -90,19 +90,32 @@ def ids_of(segment: Segment, rows: NDArray[np.int64]) -> list[Any]:
     ]
 
 
-def find(segment: Segment, ids: Sequence[Any]) -> NDArray[np.int64]:
-    """The row of each id, -1 where the segment does not have it."""
+def sought(ids: Sequence[Any]) -> NDArray[Any]:
+    """What `find` compares of ids: the integers themselves, or the keys of texts."""
+    return np.array(ids, np.int64) if kind_of(ids[0]) == "int" else _keys(ids)
+
+
+def find(
+    segment: Segment, ids: Sequence[Any], wanted: NDArray[Any] | None = None
+) -> NDArray[np.int64]:
+    """The row of each id, -1 where the segment does not have it.
+
+    Args:
+        segment: Where to look.
+        ids: At least one.
+        wanted: What `sought` makes of the ids, where more segments are asked for them.
+    """
+    wanted = sought(ids) if wanted is None else wanted
     found = np.full(len(ids), -1, np.int64)
+    kept = segment["ids" if "ids" in segment else "keys"][:]
+    firsts = np.minimum(np.searchsorted(kept, wanted), len(kept) - 1)
+    there = np.flatnonzero(kept[firsts] == wanted)
     if "ids" in segment:
-        wanted = np.array(ids, np.int64)
-        kept = segment["ids"][:]
-        rows = np.minimum(np.searchsorted(kept, wanted), len(kept) - 1)
-        return np.where(kept[rows] == wanted, rows, found)
-    keys, wanted_keys = segment["keys"][:], _keys(ids)
-    firsts = np.searchsorted(keys, wanted_keys, "left")
-    lasts = np.searchsorted(keys, wanted_keys, "right")
-    for number in np.flatnonzero(firsts < lasts).tolist():
-        rows = segment["places"][firsts[number] : lasts[number]]
+        found[there] = firsts[there]
+        return found
+    lasts = np.searchsorted(kept, wanted[there], "right")
+    for number, last in zip(there.tolist(), lasts.tolist(), strict=True):
+        rows = segment["places"][firsts[number] : last]
         for row, name in zip(rows.tolist(), ids_of(segment, rows), strict=True):
             if name == ids[number]:
                 found[number] = row

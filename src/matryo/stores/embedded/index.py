@@ -501,9 +501,12 @@ class Index:
                 )
             # before the rows are written, so that an error means that they were not
             state = self._merge_small(before)
-            known = state.find(ids)
+            if state is not before:
+                known = state.find(ids)
             order = ascending(ids)
-            arrays, facts, clipped = self._layout.arrays(rows[order])
+            if (np.diff(order) < 0).any():  # rows that are in order already are not copied
+                rows = rows[order]
+            arrays, facts, clipped = self._layout.arrays(rows)
             ids = [ids[place] for place in order]
             entry = self._written(state, {**id_arrays(ids), **arrays}, facts, len(ids))
             filled = [columns.get(number, [None] * len(ids)) for number in range(len(self._fields))]
@@ -550,8 +553,8 @@ class Index:
     def _merge(self, state: State, numbers: Sequence[int]) -> State:
         """Replace some parts by one that has their living rows."""
         offsets = state.offsets
-        within = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in numbers])
-        rows = np.intersect1d(state.rows, within)
+        alive = [offsets[n] + np.flatnonzero(state.parts[n].alive) for n in numbers]
+        rows = np.concatenate(alive)
         kept = [part for number, part in enumerate(state.parts) if number not in numbers]
         if len(rows):
             ids = state.ids(rows)
@@ -714,7 +717,8 @@ class Index:
         if not state.parts:
             return None
         run, built = widened(chosen, k), kernel()
-        if built is None or self._target == REFERENCE or isinstance(run.stop, Exact):
+        by_blocks = isinstance(run.stop, Exact) and self._layout.certified is None
+        if built is None or self._target == REFERENCE or by_blocks:
             rows = state.rows if flags is None else np.flatnonzero(np.concatenate(flags))
             return LiveSearch(state, self._layout, run, rows) if len(rows) else None
         masks = state.masks if flags is None else masks_of(flags)

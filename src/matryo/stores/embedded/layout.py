@@ -12,7 +12,9 @@ cut and scaled on the way. A funnel that is not the plan's may therefore have an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,21 @@ from matryo.core import (
 from matryo.search import (
     ExactSearch,
     Level,
+    check_certified,
     check_level,
     check_packed,
+    cosines_of,
+    is_certified,
     parts,
     row_squares,
 )
-from matryo.stores.embedded.packed import PackedCodes, codes_of, packed_arrays
+from matryo.stores.embedded.packed import (
+    PackedCodes,
+    angle_arrays,
+    codes_of,
+    cosines_name,
+    packed_arrays,
+)
 from matryo.stores.embedded.segments import NewArray, one
 from matryo.stores.embedded.state import State
 from matryo.transforms import decode, encode, truncate
@@ -79,11 +90,15 @@ class Layout:
             scanned = number == 0 and not as_given
             if level.precision is not Precision.FLOAT32 or scanned:
                 self.coded[level] = None
-        if isinstance(self.funnel.stop, Exact):
+        self.certified: Level | None = None  # of an exact stop that goes by angles
+        if isinstance(self.funnel.stop, Exact) and is_certified(self.funnel.stages):
+            check_certified(self.funnel.stages, self.metric, self.full_dim)
+            self.certified = next(iter(self.coded))
+        elif isinstance(self.funnel.stop, Exact):
             self.coded = {}  # it has blocks instead
         self._check_lists()
         self.check(self.funnel)
-        if isinstance(self.funnel.stop, Exact):
+        if isinstance(self.funnel.stop, Exact) and self.certified is None:
             one = np.ones((1, self.full_dim), np.float32)
             ExactSearch(one, self.funnel.stages, metric=self.metric)  # refuses what it cannot run
 
@@ -111,13 +126,16 @@ class Layout:
                     f"this index has no codes for the stage {stage}, it was made for {self.funnel}",
                     hint="make another index for other codes; float32 stages may have any dim",
                 )
-        dims, kept = ([stage.dim for stage in each.stages] for each in (funnel, self.funnel))
+        levels, kept = (
+            [Level(stage.dim, stage.precision) for stage in each.stages]
+            for each in (funnel, self.funnel)
+        )
         if isinstance(funnel.stop, Exact) and not (
-            isinstance(self.funnel.stop, Exact) and dims == kept
+            isinstance(self.funnel.stop, Exact) and levels == kept
         ):
             raise UnsupportedError(
-                f"this index has no bounds for an exact stop at {dims}, it was made for "
-                f"{self.funnel}",
+                f"this index has no bounds for an exact stop at {', '.join(map(str, levels))}, it "
+                f"was made for {self.funnel}",
                 hint=f"{self.full_dim}:10 reads everything, and is as certain",
             )
 
@@ -133,6 +151,8 @@ class Layout:
         first = self.funnel.stages[0]
         if not isinstance(first.access, Lists):
             return
+        if isinstance(self.funnel.stop, Exact):
+            raise UnsupportedError(f"an exact stop needs every row, got lists in {self.funnel}")
         if not first.precision.is_packed or first.access.dim > first.dim:
             raise UnsupportedError(
                 "inverted lists need a first stage of int4, int2 or binary codes, and no more "
@@ -229,12 +249,25 @@ class Layout:
             longest[str(level)] = float(np.sqrt(squares.max()))
             if level.precision is Precision.INT8:
                 clipped[str(level)] = beyond
-        if isinstance(self.funnel.stop, Exact):
+        if self.certified is not None:
+            arrays |= angle_arrays(self._cosines(vectors), self.certified)
+        elif isinstance(self.funnel.stop, Exact):
             exact = ExactSearch(vectors, self.funnel.stages, metric=self.metric)
             for number, block in enumerate(exact.blocks):
                 arrays[f"block {number}"] = one(block)
             arrays["rests"] = one(exact.rests.T)
         return arrays, {"longest": longest}, clipped
+
+    def _cosines(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of the angles between rows and the codes of an exact stop."""
+        assert self.certified is not None  # noqa: S101  # its only caller has asked
+        dim, precision = self.certified
+        cosines = np.empty(len(vectors), np.float32)
+        for part in parts(len(vectors), _PART):
+            codes = encode(truncate(vectors[part], dim), precision)
+            whole = truncate(vectors[part], self.full_dim)
+            cosines[part] = cosines_of(whole, decode(codes, precision, dim=dim))
+        return cosines
 
     def _encoded(
         self, vectors: NDArray[np.float32], level: Level
@@ -242,13 +275,22 @@ class Layout:
         """Codes, squared lengths of what they stand for, and how many numbers were clipped."""
         steps, precision = self.steps(level), level.precision
         codes = np.empty((len(vectors), precision.columns(level.dim)), precision.dtype)
-        squares, clipped = np.empty(len(vectors), np.float64), 0
-        for part in parts(len(vectors), _PART):
-            prefix = truncate(vectors[part], level.dim, normalize=self.normalize)
-            codes[part] = encode(prefix, precision, scales=steps)
-            squares[part] = row_squares(decode(codes[part], precision, dim=level.dim, scales=steps))
-            if steps is not None:
-                clipped += int((np.rint(np.abs(prefix) / steps) > _LARGEST_CODE).sum())
+        squares = np.ones(len(vectors), np.float64)  # as they are for packed codes
+
+        def fill(part: slice) -> int:
+            prefix = truncate(vectors[part, : level.dim], level.dim, normalize=self.normalize)
+            codes[part] = own = encode(prefix, precision, scales=steps)
+            if not precision.is_packed:
+                squares[part] = row_squares(decode(own, precision, dim=level.dim, scales=steps))
+            if steps is None:
+                return 0
+            rows, columns = np.nonzero(np.abs(own) == _LARGEST_CODE)
+            beyond = np.rint(np.abs(prefix[rows, columns]) / steps[columns]) > _LARGEST_CODE
+            return int(beyond.sum())
+
+        spans = list(parts(len(vectors), _PART))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy works without the interpreter lock
+            clipped = sum((pool.map if len(spans) > 1 else map)(fill, spans))
         return codes, squares, clipped
 
 
@@ -268,6 +310,8 @@ def merged(state: State, layout: Layout, rows: NDArray[np.int64]) -> dict[str, N
             for number, places, local in state.split(rows):
                 codes[places] = PackedCodes(state.parts[number].segment, level)[local]
             arrays |= packed_arrays(codes, level, layout.lists_of(level))
+            if level == layout.certified:
+                arrays |= angle_arrays(state.gathered(cosines_name(level), rows), level)
         else:
             name, like = codes_of(level), first[codes_of(level)]
             shape = (len(rows), *like.shape[1:])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from matryo.core import Exact, Funnel, Lists, Margin, Scan, Stage
 from matryo.search import (
     Answer,
+    CertifiedSearch,
     ExactSearch,
     FunnelSearch,
     Level,
@@ -33,7 +34,7 @@ from matryo.search import (
     settled_best,
 )
 from matryo.stores.embedded.layout import LONGEST_UNIT, Layout, squares_of
-from matryo.stores.embedded.packed import PackedCodes, codes_of
+from matryo.stores.embedded.packed import PackedCodes, codes_of, cosines_name
 from matryo.stores.embedded.segments import Key, Section, Segment
 from matryo.stores.embedded.state import State
 from matryo.transforms import truncate
@@ -93,7 +94,8 @@ class LiveSearch(FunnelSearch):
         self._n, self._full_dim = len(rows), layout.full_dim
         self._exact, self._live = None, list[_LiveLevel]()
         if isinstance(funnel.stop, Exact):
-            self._exact = _LiveExact(state, layout, funnel.stages, rows)
+            exact = _LiveCertified if layout.certified is not None else _LiveExact
+            self._exact = exact(state, layout, funnel.stages, rows)
         else:
             levels = [Level(stage.dim, stage.precision) for stage in funnel.stages]
             self._live = [_LiveLevel(state, layout, level, rows) for level in levels]
@@ -302,6 +304,31 @@ class _LiveExact(ExactSearch):
         """See `ExactSearch.search`."""
         answer = super().search(query)
         return replace(answer, rows=self._found[answer.rows])
+
+
+class _LiveCertified(CertifiedSearch):
+    """An exact stop by the angles of packed codes over some rows, in the order of their ids."""
+
+    def __init__(
+        self, state: State, layout: Layout, stages: Sequence[Stage], rows: NDArray[np.int64]
+    ) -> None:
+        self.stages, self._state = stages, state
+        self._level = Level(stages[0].dim, stages[0].precision)
+        self._found = state.by_id(rows)
+        self._codes = _LiveLevel(state, layout, self._level, self._found)
+        self._cosines = state.gathered(cosines_name(self._level), self._found)
+
+    def search(self, query: NDArray[np.floating]) -> Answer:
+        """See `CertifiedSearch.search`."""
+        answer = super().search(query)
+        return replace(answer, rows=self._found[answer.rows])
+
+    def _scores(self, query: NDArray[np.floating]) -> NDArray[np.float32]:
+        return self._codes._packed_scores(query, self._found)
+
+    def _form(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        whole = self._state.gathered("rows", self._found[rows])
+        return truncate(whole, whole.shape[1]).astype(np.float32, copy=False)
 
 
 class _LiveBlock:

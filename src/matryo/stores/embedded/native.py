@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import Funnel, Lists, Margin, Precision, Stage
+from matryo.core import Exact, Funnel, Lists, Margin, Precision, Stage
 from matryo.search import Level, check_reach
 from matryo.stores.embedded.layout import LONGEST_UNIT, Layout
 from matryo.stores.embedded.live import Found, Step
@@ -26,7 +26,7 @@ class NativeSearch:
     Args:
         state: What the index holds; at least one row.
         layout: What its segments hold.
-        funnel: Checked by `layout`; without an exact stop.
+        funnel: Checked by `layout`; with an exact stop only if it goes by angles.
         living: For each segment which rows may be found, as `State.masks` gives them.
         kernel: The module.
         target: The set of instructions to use.
@@ -54,6 +54,7 @@ class NativeSearch:
             (self._numbers[level], stage.keep, longest, _probes(stage))
             for level, stage, longest in zip(levels, funnel.stages, self._longest, strict=True)
         ]
+        self._certain = isinstance(funnel.stop, Exact)
         if isinstance(funnel.stop, Margin):
             lines = [(line.slope, line.level, line.spread) for line in funnel.stop.lines]
             self._margin = kernel.Margin(funnel.stop.probe, funnel.stop.width, lines)
@@ -70,6 +71,7 @@ class NativeSearch:
             self._living,
             self._layout.metric,
             self._margin,
+            self._certain,
             self._check,
             self._threads,
         )
@@ -132,6 +134,8 @@ class NativeSearch:
             read("excess", level),
             read("bounds", level),
         )
+        if level == self._layout.certified:
+            self._kernel.with_angles(own, read("cosines", level), read("angles", level))
         if lists is not None and f"slots {level}" in segment:
             sizes = read("sizes", level)
             centroids = self._kernel.packed_level(

@@ -3,6 +3,8 @@
     codes LEVEL      in the blocks of `matryo.search.blocks`
     excess LEVEL     lengths of the integers that they stand for, but for single bits,
     bounds LEVEL     with the least and the greatest in each block
+    cosines LEVEL    for an exact stop: of the angle between a row and what its codes stand for, and
+    angles LEVEL     the cosine and the sine of the largest angle in each block
 
 In lists the codes of rows that lie near one another follow one another, each list from a new block
 on. The rows themselves stay in the order of their ids.
@@ -90,6 +92,22 @@ def packed_arrays(
         f"centroid excess {level}": one(excess_of(centroids, centre)),
         f"centroid bounds {level}": one(bounds_of(excess_of(centroids, centre), centre)),
     }
+
+
+def angle_arrays(cosines: NDArray[np.float32], level: Level) -> dict[str, NewArray]:
+    """What a segment holds of the angles between rows and their codes, for an exact stop."""
+    filled = np.pad(cosines, (0, -len(cosines) % ROWS), mode="edge").reshape(-1, ROWS)
+    least = np.clip(filled.min(axis=1).astype(np.float64), -1, 1)
+    angles = np.stack([least, np.sqrt(1 - least**2)], axis=1).astype("<f4")
+    return {
+        cosines_name(level): one(cosines),
+        f"angles {level}": one(angles),
+    }
+
+
+def cosines_name(level: Level) -> str:
+    """Name of the array with the cosines of the angles between rows and their codes."""
+    return f"cosines {level}"
 
 
 def _coded(codes: NDArray[np.uint8], level: Level) -> dict[str, NewArray]:
