@@ -56,6 +56,7 @@ constexpr int64_t thread_bytes = 1 << 18;  // of codes that are worth a thread o
 constexpr int64_t chunk_blocks = 128;      // read again by the next queries while they are cached
 constexpr int64_t chunk_rows = 512;
 constexpr int group_queries = 32;
+constexpr int64_t touched_bytes = 1 << 14;  // that stay in the nearest cache until they are read
 // half the step of float32 at 1, and what a product may lose below the range of float32: see
 // `matryo.search.stored.rounding`
 constexpr double half_step = 1.01 / (1 << 24);
@@ -304,6 +305,7 @@ class Search {
   std::vector<Span> spans(const double* query, bool is_double, int64_t& n_rows) const;
   bool has_lists() const;
   Answer run_certain(const std::vector<Asked>& query, double length, int threads) const;
+  float likely_limit(const std::vector<Span>& spans, const Asked& query, int64_t n_rows) const;
   Answer run(const std::vector<Asked>& query, const std::vector<Span>& spans, int64_t n_rows,
              double microseconds, int threads) const;
   std::vector<Answer> run_group(const std::vector<std::vector<Asked>>& queries) const;
@@ -537,17 +539,22 @@ float Search::score(const Hit& hit, int stage, const Asked& query) const {
 }
 
 void Search::rescore(std::vector<Hit>& hits, int stage, const Asked& query) const {
-  constexpr size_t ahead = 8;
-  auto prefetch = [&](const Hit& hit) {
-    const Level& level = level_of(hit.segment, stage);
-    if (level.is_packed) return;
-    const char* row = static_cast<const char*>(level.numbers.numbers) + hit.row * level.row_bytes;
-    for (int64_t i = 0; i < level.row_bytes; i += 64) __builtin_prefetch(row + i);
-  };
-  for (size_t i = 0; i < std::min(ahead, hits.size()); i++) prefetch(hits[i]);
-  for (size_t i = 0; i < hits.size(); i++) {
-    if (i + ahead < hits.size()) prefetch(hits[i + ahead]);
-    hits[i].score = score(hits[i], stage, query);
+  // Rows lie far apart. A loop that does nothing but touch them has many of them on their way at
+  // once, which the sums of one row after the other, or prefetching, do not.
+  const int64_t row_bytes = level_of(0, stage).row_bytes;
+  const size_t group = static_cast<size_t>(std::max<int64_t>(1, touched_bytes / row_bytes));
+  for (size_t start = 0; start < hits.size(); start += group) {
+    const size_t stop = std::min(hits.size(), start + group);
+    if (!level_of(0, stage).is_packed) {
+      unsigned touched = 0;
+      for (size_t i = start; i < stop; i++) {
+        const void* numbers = level_of(hits[i].segment, stage).numbers.numbers;
+        const uint8_t* row = static_cast<const uint8_t*>(numbers) + hits[i].row * row_bytes;
+        for (int64_t byte = 0; byte < row_bytes; byte += 64) touched += row[byte];
+      }
+      asm volatile("" ::"r"(touched));  // or else the compiler would leave the loop out
+    }
+    for (size_t i = start; i < stop; i++) hits[i].score = score(hits[i], stage, query);
   }
 }
 
@@ -670,6 +677,24 @@ std::vector<Span> Search::spans(const double* query, bool is_double, int64_t& n_
   return spans;
 }
 
+// A score that the rows to be kept are likely to reach, read off one block in sixteen: with it
+// most rows need not be looked at. -infinity where that would not pay.
+float Search::likely_limit(const std::vector<Span>& spans, const Asked& query, int64_t n_rows) const {
+  constexpr int64_t run = 32, share = 32;  // blocks read in a row, and one such run in so many
+  const int64_t keep = shortlist(0);
+  if (!level_of(0, 0).is_packed || keep < 64 || n_rows < 64 * keep) return nothing;
+  // half as many again as are expected, and some, so that chance hardly ever reaches there
+  const size_t wanted = static_cast<size_t>(keep * 3 / (2 * share) + 16);
+  Pool pool(wanted, better());
+  const Asked* asked = &query;
+  Pool* pool_at = &pool;
+  for (const Span& span : spans)
+    for (int64_t block = span.first; block < span.stop; block += run * share)
+      scan(span.segment, block, std::min(block + run, span.stop), &asked, 1, &pool_at);
+  pool.cut();
+  return pool.hits.size() < wanted ? nothing : pool.limit;
+}
+
 // One query; its scan may be spread over threads.
 Answer Search::run(const std::vector<Asked>& query, const std::vector<Span>& spans, int64_t n_rows,
                    double microseconds, int threads) const {
@@ -679,20 +704,26 @@ Answer Search::run(const std::vector<Asked>& query, const std::vector<Span>& spa
     bytes += (span.stop - span.first) * block_rows * level_of(span.segment, 0).row_bytes;
   const int64_t n_parts = std::max<int64_t>(1, std::min<int64_t>(threads, bytes / thread_bytes));
   const size_t keep = static_cast<size_t>(shortlist(0));
-  std::vector<Pool> pools(static_cast<size_t>(n_parts), Pool(keep, better(), query[0].slack));
   const Asked* asked = &query[0];
-  on_threads(n_parts, static_cast<int>(n_parts), [&](int64_t part) {
-    Pool* pool = &pools[static_cast<size_t>(part)];
-    for (const Span& span : spans) {  // every thread has its share of each span
-      const int64_t blocks = span.stop - span.first;
-      scan(span.segment, span.first + blocks * part / n_parts,
-           span.first + blocks * (part + 1) / n_parts, &asked, 1, &pool);
-    }
-  });
-  for (size_t i = 1; i < pools.size(); i++)
-    pools[0].hits.insert(pools[0].hits.end(), pools[i].hits.begin(), pools[i].hits.end());
+  Pool found(keep, better(), query[0].slack);
+  for (float limit = likely_limit(spans, query[0], n_rows);; limit = nothing) {
+    std::vector<Pool> pools(static_cast<size_t>(n_parts), Pool(keep, better(), query[0].slack));
+    for (Pool& pool : pools) pool.limit = limit;
+    on_threads(n_parts, static_cast<int>(n_parts), [&](int64_t part) {
+      Pool* pool = &pools[static_cast<size_t>(part)];
+      for (const Span& span : spans) {  // every thread has its share of each span
+        const int64_t blocks = span.stop - span.first;
+        scan(span.segment, span.first + blocks * part / n_parts,
+             span.first + blocks * (part + 1) / n_parts, &asked, 1, &pool);
+      }
+    });
+    found.hits.clear();
+    for (const Pool& pool : pools)
+      found.hits.insert(found.hits.end(), pool.hits.begin(), pool.hits.end());
+    if (found.hits.size() >= keep || limit == nothing) break;  // the limit was not too high
+  }
   Answer answer;
-  finish(answer, pools[0], query, n_rows, microseconds + since(start));
+  finish(answer, found, query, n_rows, microseconds + since(start));
   return answer;
 }
 
@@ -840,7 +871,18 @@ std::vector<Answer> Search::run_group(const std::vector<std::vector<Asked>>& que
   const Clock::time_point start = Clock::now();
   const size_t keep = static_cast<size_t>(shortlist(0));
   std::vector<Pool> pools;
-  for (const auto& query : queries) pools.emplace_back(keep, better(), query[0].slack);
+  std::vector<Span> whole;
+  int64_t n_rows = 0;
+  for (size_t segment = 0; segment < levels->size(); segment++) {
+    whole.push_back({segment, 0, level_of(segment, 0).n_blocks});
+    n_rows += n_living(segment);
+  }
+  std::vector<float> limits;
+  for (const auto& query : queries) {
+    limits.push_back(likely_limit(whole, query[0], n_rows));
+    pools.emplace_back(keep, better(), query[0].slack);
+    pools.back().limit = limits.back();
+  }
   for (size_t segment = 0; segment < levels->size(); segment++) {
     const int64_t blocks = level_of(segment, 0).n_blocks;
     for (int64_t first = 0; first < blocks; first += chunk_blocks) {
@@ -858,10 +900,14 @@ std::vector<Answer> Search::run_group(const std::vector<std::vector<Asked>>& que
     }
   }
   const double each = since(start) / static_cast<double>(queries.size());
-  int64_t n_rows = 0;
-  for (size_t segment = 0; segment < levels->size(); segment++) n_rows += n_living(segment);
   std::vector<Answer> answers(queries.size());
-  for (size_t q = 0; q < queries.size(); q++) finish(answers[q], pools[q], queries[q], n_rows, each);
+  for (size_t q = 0; q < queries.size(); q++) {
+    if (limits[q] != nothing && pools[q].hits.size() < keep) {  // the limit was too high
+      answers[q] = run(queries[q], whole, n_rows, each, 1);
+    } else {
+      finish(answers[q], pools[q], queries[q], n_rows, each);
+    }
+  }
   return answers;
 }
 

@@ -91,6 +91,15 @@ class TestVectors:
             assert index.info()["segments"] == 3
         assert sorted(file.name for file in tmp_path.iterdir() if file.is_dir()) == ["i"]
 
+    def test_an_index_with_inverted_lists_ends_as_one_segment(self, vectors, queries, tmp_path):
+        build_index(vectors, tmp_path / "flat", "8@int4:60,32:5", batch=150)
+        build_index(vectors, tmp_path / "i", "8@int4[8x4]:60,32:5", batch=150)
+
+        assert held(tmp_path / "i")[:3] == held(tmp_path / "flat")[:3]
+        with Index.open(tmp_path / "i") as index, Index.open(tmp_path / "flat") as flat:
+            assert (index.info()["segments"], flat.info()["segments"]) == (1, 3)
+            assert index.search(queries).ids == flat.search(queries).ids  # too few rows for lists
+
     def test_rows_without_ids_are_numbered(self, corpus, tmp_path):
         np.save(tmp_path / "rows.npy", corpus)
 
@@ -353,6 +362,21 @@ class TestResume:
         assert resumed["resumed_at"] == min(-(-done // 100) * 100, 400)
         assert held(tmp_path / "i") == held(tmp_path / "whole")
         assert not (tmp_path / "i.unfinished").exists()
+
+    def test_a_build_that_ended_while_it_merged_goes_on_with_that(self, vectors, tmp_path):
+        funnel = "8@int4[8x4]:60,32:5"
+
+        def progress(stage, more, total):
+            if stage == "merging":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            build_index(vectors, tmp_path / "i", funnel, batch=100, progress=progress)
+        resumed = build_index(vectors, tmp_path / "i", funnel, batch=100, resume=True)
+
+        assert resumed["resumed_at"] == 400
+        with Index.open(tmp_path / "i") as index:
+            assert (len(index), index.info()["segments"]) == (400, 1)
 
     @pytest.fixture
     def interrupted(self, notes, words, tmp_path):

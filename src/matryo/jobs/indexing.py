@@ -3,7 +3,7 @@
 A build works in `<out>.unfinished`: `build.json`, which says what is built of what, and the index,
 to which every batch is one commit. A run that is interrupted goes on after the last of them and,
 since batches always end at the same rows, ends with the same index. It takes its name when all rows
-are there.
+are there and, for a funnel with inverted lists, merged into one segment.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def write_segment(
             start = pages.size
             for part in array.parts:
                 plain = np.ascontiguousarray(part, array.dtype).reshape(-1)
-                _put(stream, pages, memoryview(plain.view(np.uint8)))
+                _put(stream, pages, plain.view(np.uint8).data)
             places[name] = [array.dtype.str, list(array.shape), start]
         directory = pages.size
         _put(stream, pages, json.dumps({"arrays": places, "facts": facts}).encode())
