@@ -80,7 +80,8 @@ bool has_byte_products() {
 }
 #endif
 
-std::vector<const Target*> targets() {
+// Those that were built and that this processor can run, the best first.
+std::vector<const Target*> find_targets() {
   std::vector<const Target*> found;
 #if defined(MATRYO_HAVE_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -97,6 +98,11 @@ std::vector<const Target*> targets() {
   if (has_byte_products()) found.push_back(&neon::target);
 #endif
   found.push_back(&portable::target);
+  return found;
+}
+
+const std::vector<const Target*>& targets() {
+  static const std::vector<const Target*> found = find_targets();
   return found;
 }
 

@@ -292,7 +292,7 @@ class TestPlansAndFunnels:
         [
             ("4@int8:9,16:5", "no codes for the stage 4@int8:9, it was made for 8@binary:40"),
             ("17:5", "no codes for the stage 17:5"),
-            ("8:9,16:5,exact", r"no bounds for an exact stop at \[8, 16\]"),
+            ("8:9,16:5,exact", "no bounds for an exact stop at 8@float32, 16@float32"),
             ("8[4x2]:9,16:5", "inverted lists"),
         ],
     )
