@@ -304,6 +304,7 @@ class Search {
   std::vector<Stage> stages;
   std::vector<double> longest;  // by stage: of what the rows stand for
   std::optional<Margin> margin;
+  int64_t total_rows = 0;  // of all segments, dead or alive
   bool cosine, squared;
   const nb::callable* check = nullptr;  // compares pages of a segment with their checksums
 
@@ -427,9 +428,11 @@ Asked Search::asked(const Level& level, const double* query, double longest_row,
   return asked;
 }
 
+// Rows that a stage keeps at most.
 int64_t Search::shortlist(size_t stage) const {
   const bool last = stage + 1 == stages.size();
-  return margin && !last ? std::max(stages[stage].keep, margin->probe) : stages[stage].keep;
+  const int64_t keep = margin && !last ? std::max(stages[stage].keep, margin->probe) : stages[stage].keep;
+  return std::min(keep, total_rows);
 }
 
 bool is_living(const uint32_t* living, int64_t row) {
@@ -664,7 +667,7 @@ std::vector<Span> Search::spans(const double* query, bool is_double, int64_t& n_
     const Level& centroids = *level.centroids;
     const Asked asked = this->asked(centroids, query, 1, is_double);
     const std::vector<Ids> none(1);
-    Pool pool(static_cast<size_t>(stages[0].probes), {&none});
+    Pool pool(static_cast<size_t>(std::min(stages[0].probes, centroids.rows)), {&none});
     const Asked* asked_at = &asked;
     Pool* pool_at = &pool;
     scan_packed(centroids, nullptr, 0, 0, centroids.n_blocks, &asked_at, 1, &pool_at);
@@ -827,7 +830,7 @@ Answer Search::run_certain(const std::vector<Asked>& query, double length, int t
     bytes += level_of(segment, 0).rows * level_of(segment, 0).row_bytes;
     n_rows += n_living(segment);
   }
-  const size_t keep = static_cast<size_t>(stages[1].keep);
+  const size_t keep = static_cast<size_t>(shortlist(1));
   const int64_t n_parts = std::max<int64_t>(1, std::min<int64_t>(threads, bytes / thread_bytes));
   std::vector<Possible> parts(static_cast<size_t>(n_parts), Possible(query[0], length, keep));
   on_threads(n_parts, static_cast<int>(n_parts), [&](int64_t part) {
@@ -1073,6 +1076,7 @@ nb::object search(const Segments& segments, const std::string& target_name,
   }
   for (size_t segment = 0; segment < living.size(); segment++) {
     const int64_t rows = levels[segment][0]->rows;
+    search.total_rows += rows;
     if (living[segment] && living[segment]->shape(0) < static_cast<size_t>((rows + block_rows - 1) / block_rows))
       throw std::invalid_argument("expected one bit for each row");
     search.living.push_back(living[segment] ? living[segment]->data() : nullptr);

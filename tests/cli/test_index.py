@@ -184,7 +184,8 @@ class TestVerbs:
         with Index.open(index) as opened:
             assert len(opened) == 300
 
-    def test_what_it_is_and_holds_is_shown(self, index, capsys):
+    def test_what_it_is_and_holds_is_shown(self, index, capsys, monkeypatch):
+        monkeypatch.setenv("MATRYO_KERNEL", "numpy")
         run(capsys, "delete", index, "0")
 
         code, out, _ = run(capsys, "info", index)
@@ -202,7 +203,7 @@ class TestVerbs:
             "transform": "none",
             "fields": "none",
             "clipped": f"{facts['clipped_share']['8@int8']:.2%} at 8@int8",
-            "kernel": "numpy",
+            "kernel": "numpy (the slow reference, as MATRYO_KERNEL says)",
         }
 
     def test_dead_rows_go_when_it_is_compacted(self, index, capsys):

@@ -375,6 +375,7 @@ def _odd(codes, level):
         "70@binary:900,96@int4:120,96@int8:30,96:7",
         "33@int4:300,96@float16:40,96:10,margin[20;1.0;0.9/0.02/0.05;1.0/0.0/0.02]",
         "96@int2:300,40@binary:40,margin[40;0.5;0.5/-0.1/0.1]",
+        "33@int4:9,96@int8:8,96:7,margin[60;0.0;0.9/0.2/0.0;0.9/0.1/0.0]",
         "50@int8:200,96:10",
         "96:3",
     ],
@@ -456,6 +457,42 @@ def test_one_query_may_be_spread_over_threads(target, kind, threads):
     }
 
     check(case, target)
+
+
+@every_target
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_rows_that_float32_cannot_tell_apart_are_put_in_order(target, kind):
+    """What all rows share is long and nearly at a right angle to the queries."""
+    rng = np.random.default_rng(13)
+    shared = rng.integers(-100, 101, 200)
+    form = rng.integers(-100, 101, (2000, 300)) * np.float32(2.0**-24)
+    form[:, :200] = shared
+    steps = np.float32(2.0) ** np.where(np.arange(300) < 200, 0, -24).astype(np.float32)
+    queries = rng.normal(size=(5, 300))
+    queries[:, :200] -= np.outer(queries[:, :200] @ shared, shared) / (shared @ shared)
+    level = Rows(kind, form.astype(np.float32), steps=steps if kind == "int8" else None)
+    segments = built.Segments()
+    segments.add_integers(np.arange(2000), [level.level])
+    case = {
+        "kinds": [kind],
+        "forms": [level.form],
+        "segments": segments,
+        "alive": np.ones(2000, bool),
+        "living": [None],
+        "queries": queries,
+        "metric": "dot",
+        "stages": [(0, 10)],
+        "ranks": np.arange(2000),
+        "threads": 1,
+        "exact": False,
+    }
+
+    answers = check(case, target)
+
+    for query, (rows, _) in zip(queries, answers, strict=True):
+        assert (
+            rows.tolist() == np.argsort(-(form[:, 200:].astype(float) @ query[200:]))[:10].tolist()
+        )
 
 
 @every_target

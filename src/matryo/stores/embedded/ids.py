@@ -95,17 +95,14 @@ def sought(ids: Sequence[Any]) -> NDArray[Any]:
     return np.array(ids, np.int64) if kind_of(ids[0]) == "int" else _keys(ids)
 
 
-def find(
-    segment: Segment, ids: Sequence[Any], wanted: NDArray[Any] | None = None
-) -> NDArray[np.int64]:
+def find(segment: Segment, ids: Sequence[Any], wanted: NDArray[Any]) -> NDArray[np.int64]:
     """The row of each id, -1 where the segment does not have it.
 
     Args:
         segment: Where to look.
         ids: At least one.
-        wanted: What `sought` makes of the ids, where more segments are asked for them.
+        wanted: What `sought` makes of the ids, once for all segments.
     """
-    wanted = sought(ids) if wanted is None else wanted
     found = np.full(len(ids), -1, np.int64)
     kept = segment["ids" if "ids" in segment else "keys"][:]
     firsts = np.minimum(np.searchsorted(kept, wanted), len(kept) - 1)

@@ -45,7 +45,7 @@ from matryo.search import (
 from matryo.stores.embedded.segments import Key, NewArray, Segment, one
 from matryo.transforms import decode, encode, normalize, odd_integers
 
-FEWEST_LISTED = 1 << 14  # rows of a segment; fewer are soon read
+FEWEST_LISTED = 1 << 17  # rows of a segment; fewer are soon read, and sooner merged
 _SAMPLED = 32  # rows per list that k-means learns from
 _ROUNDS = 10  # of k-means
 _PART = 4096  # rows decoded at once

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from matryo.core import FormatError
 from matryo.stores.embedded.catalog import FILE, Contents, Key
 from matryo.stores.embedded.fields import CHUNK, Chunk, Field, Value
-from matryo.stores.embedded.ids import IdKind, ascending, find, ids_of
+from matryo.stores.embedded.ids import IdKind, ascending, find, ids_of, sought
 from matryo.stores.embedded.segments import Segment, SegmentEntry
 from matryo.stores.embedded.where import matcher
 
@@ -154,8 +154,9 @@ class State:
         found = np.full(len(ids), -1, np.int64)
         if not ids:
             return found
+        wanted = sought(ids)
         for part, (start, _) in zip(self.parts, pairwise(self.offsets.tolist()), strict=True):
-            rows = find(part.segment, ids)
+            rows = find(part.segment, ids, wanted)
             here = (rows >= 0) & part.alive[rows]
             found[here] = rows[here] + start
         return found
