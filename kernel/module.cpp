@@ -56,6 +56,7 @@ constexpr int64_t thread_bytes = 1 << 18;  // of codes that are worth a thread o
 constexpr int64_t chunk_blocks = 128;      // read again by the next queries while they are cached
 constexpr int64_t chunk_rows = 512;
 constexpr int group_queries = 32;
+constexpr int most_dims = 1 << 20;  // whose sums are within 32 bits
 constexpr int64_t touched_bytes = 1 << 14;  // that stay in the nearest cache until they are read
 // half the step of float32 at 1, and what a product may lose below the range of float32: see
 // `matryo.search.stored.rounding`
@@ -126,6 +127,13 @@ struct Level {
   const int32_t* sizes = nullptr;    // rows of each list
   const int32_t* slots = nullptr;    // row at each place, -1 for none
   int64_t n_blocks = 0;
+  int64_t n_lengths = 0;             // in `excess`
+
+  // Whether a query looks the same to both.
+  bool is_like(const Level& other) const {
+    return dim == other.dim && row_bytes == other.row_bytes && is_packed == other.is_packed &&
+           packed.bits == other.packed.bits && numbers.number == other.numbers.number && numbers.scaled == other.numbers.scaled;
+  }
 
   float inverse_length(int64_t place) const {
     if (excess == nullptr) return 1 / packed.length;
@@ -304,7 +312,6 @@ class Search {
   std::vector<Stage> stages;
   std::vector<double> longest;  // by stage: of what the rows stand for
   std::optional<Margin> margin;
-  int64_t total_rows = 0;  // of all segments, dead or alive
   bool cosine, squared;
   const nb::callable* check = nullptr;  // compares pages of a segment with their checksums
 
@@ -332,6 +339,7 @@ class Search {
                    Pool* const* pools) const;
   void scan_numbers(size_t segment, int64_t first, int64_t stop, const Asked& query,
                     Pool& pool) const;
+  double settled(const Level& level, int64_t row, const Asked& query) const;
   float score(const Hit& hit, int stage, const Asked& query) const;
   void rescore(std::vector<Hit>& hits, int stage, const Asked& query) const;
   void check_pages(const std::vector<Hit>& hits, int stage) const;
@@ -431,8 +439,7 @@ Asked Search::asked(const Level& level, const double* query, double longest_row,
 // Rows that a stage keeps at most.
 int64_t Search::shortlist(size_t stage) const {
   const bool last = stage + 1 == stages.size();
-  const int64_t keep = margin && !last ? std::max(stages[stage].keep, margin->probe) : stages[stage].keep;
-  return std::min(keep, total_rows);
+  return margin && !last ? std::max(stages[stage].keep, margin->probe) : stages[stage].keep;
 }
 
 bool is_living(const uint32_t* living, int64_t row) {
@@ -487,6 +494,14 @@ void Search::scan_packed(const Level& level, const uint32_t* alive, size_t segme
   target->scan(codes, first, stop, known, packed, n_queries, Found::take, &found);
 }
 
+double Search::settled(const Level& level, int64_t row, const Asked& query) const {
+  const double score = target->settled(level.numbers, row, query.numbers.data(), squared);
+  if (std::isnan(score))  // it cannot be ranked
+    throw std::domain_error("rows cut to " + std::to_string(level.dim) +
+                            " numbers: only zeros remain of some");
+  return score;
+}
+
 void Search::scan_numbers(size_t segment, int64_t first, int64_t stop, const Asked& query,
                           Pool& pool) const {
   const Level& level = level_of(segment, 0);
@@ -494,13 +509,11 @@ void Search::scan_numbers(size_t segment, int64_t first, int64_t stop, const Ask
   float rough[chunk_rows];
   for (int64_t start = first * block_rows; start < last; start += chunk_rows) {
     const int64_t count = std::min(chunk_rows, last - start);
-    if (level.numbers.scaled) {
+    if (level.numbers.scaled || (level.numbers.number == Number::int8 && squared)) {
       for (int64_t i = 0; i < count; i++)
-        rough[i] = static_cast<float>(
-            target->settled(level.numbers, start + i, query.numbers.data(), squared));
-    } else if (level.numbers.number == Number::int8 && squared) {
-      for (int64_t i = 0; i < count; i++)
-        rough[i] = static_cast<float>(target->settled(level.numbers, start + i, query.numbers.data(), true));
+        rough[i] = is_living(living[segment], start + i)
+                       ? static_cast<float>(settled(level, start + i, query))
+                       : nothing;
     } else {
       target->products(level.numbers, start, start + count, query.rough.data(), squared, rough);
     }
@@ -544,7 +557,7 @@ float Search::score(const Hit& hit, int stage, const Asked& query) const {
     const float sum = static_cast<float>(packed_sum(level, hit.row, query));
     return sum * level.inverse_length(hit.row) * query.step;
   }
-  return static_cast<float>(target->settled(level.numbers, hit.row, query.numbers.data(), squared));
+  return static_cast<float>(settled(level, hit.row, query));
 }
 
 void Search::rescore(std::vector<Hit>& hits, int stage, const Asked& query) const {
@@ -686,7 +699,7 @@ std::vector<Span> Search::spans(const double* query, bool is_double, int64_t& n_
   return spans;
 }
 
-// A score that the rows to be kept are likely to reach, read off one block in sixteen: with it
+// A score that the rows to be kept are likely to reach, read off some blocks: with it
 // most rows need not be looked at. -infinity where that would not pay.
 float Search::likely_limit(const std::vector<Span>& spans, const Asked& query, int64_t n_rows) const {
   constexpr int64_t run = 32, share = 32;  // blocks read in a row, and one such run in so many
@@ -697,9 +710,15 @@ float Search::likely_limit(const std::vector<Span>& spans, const Asked& query, i
   Pool pool(wanted, better());
   const Asked* asked = &query;
   Pool* pool_at = &pool;
-  for (const Span& span : spans)
-    for (int64_t block = span.first; block < span.stop; block += run * share)
-      scan(span.segment, block, std::min(block + run, span.stop), &asked, 1, &pool_at);
+  int64_t passed = 0;  // blocks of the spans before
+  for (const Span& span : spans) {
+    const int64_t size = span.stop - span.first;
+    for (int64_t start = (passed + run * share - 1) / (run * share) * run * share - passed;
+         start < size; start += run * share)
+      scan(span.segment, span.first + start, std::min(span.first + start + run, span.stop), &asked,
+           1, &pool_at);
+    passed += size;
+  }
   pool.cut();
   return pool.hits.size() < wanted ? nothing : pool.limit;
 }
@@ -930,21 +949,33 @@ class Segments {
     Ids one;
     one.integers = integers.data();
     one.kept.push_back(nb::cast(integers));
-    add(std::move(one), std::move(own));
+    add(std::move(one), static_cast<int64_t>(integers.shape(0)), std::move(own));
   }
 
   void add_texts(Array<int64_t, 1> ends, Array<uint8_t, 1> text, std::vector<std::shared_ptr<Level>> own) {
+    const int64_t size = static_cast<int64_t>(text.shape(0));
+    for (size_t i = 0; i < ends.shape(0); i++)
+      if (ends.data()[i] < (i ? ends.data()[i - 1] : 0) || ends.data()[i] > size)
+        throw std::invalid_argument("expected ascending ends of ids within the text");
     Ids one;
     one.ends = ends.data();
     one.text = text.data();
     one.kept = {nb::cast(ends), nb::cast(text)};
-    add(std::move(one), std::move(own));
+    add(std::move(one), static_cast<int64_t>(ends.shape(0)), std::move(own));
   }
 
  private:
-  void add(Ids one, std::vector<std::shared_ptr<Level>> own) {
-    if (!levels.empty() && own.size() != levels[0].size())
+  void add(Ids one, int64_t n_ids, std::vector<std::shared_ptr<Level>> own) {
+    if (own.empty() || (!levels.empty() && own.size() != levels[0].size()))
       throw std::invalid_argument("expected as many levels as the other segments have");
+    for (size_t i = 0; i < own.size(); i++) {
+      if (!own[i] || own[i]->rows != n_ids)
+        throw std::invalid_argument("expected levels with one row for each id");
+      if (!levels.empty() && !own[i]->is_like(*levels[0][i]))
+        throw std::invalid_argument("expected levels like those of the other segments");
+    }
+    if (!ids.empty() && (one.integers == nullptr) != (ids[0].integers == nullptr))
+      throw std::invalid_argument("expected ids of the kind of the other segments");
     ids.push_back(std::move(one));
     levels.push_back(std::move(own));
   }
@@ -953,16 +984,18 @@ class Segments {
 std::shared_ptr<Level> packed_level(int bits, int dim, int64_t rows, Array<uint8_t, 1> blocks,
                                     std::optional<Array<uint16_t, 1>> excess,
                                     std::optional<Array<float, 1>> bounds) {
+  if ((bits != 1 && bits != 2 && bits != 4) || dim < 1 || dim > most_dims || rows < 1 ||
+      (bits == 1 ? excess || bounds : !excess || !bounds))
+    throw std::invalid_argument("expected 1, 2 or 4 bits, dims, rows, and lengths of several bits");
   auto level = std::make_shared<Level>();
   const int words = (dim * bits + 31) / 32;
   // codes in lists have more places than rows
   const int64_t block_size = static_cast<int64_t>(block_rows) * words * word_bytes;
   const int64_t n_blocks = static_cast<int64_t>(blocks.shape(0)) / block_size;
-  if (dim < 1 || rows < 1 || blocks.shape(0) != static_cast<size_t>(n_blocks * block_size) ||
+  if (blocks.shape(0) != static_cast<size_t>(n_blocks * block_size) ||
       n_blocks * block_rows < rows ||
-      (excess && excess->shape(0) < static_cast<size_t>(std::min(rows, n_blocks * block_rows))) ||
-      (bounds && bounds->shape(0) != static_cast<size_t>(2 * n_blocks)) ||
-      (bits > 1) != (excess && bounds))
+      (excess && excess->shape(0) < static_cast<size_t>(rows)) ||
+      (bounds && bounds->shape(0) != static_cast<size_t>(2 * n_blocks)))
     throw std::invalid_argument("expected blocks, lengths and bounds that fit the rows");
   level->is_packed = true;
   level->dim = dim;
@@ -972,6 +1005,7 @@ std::shared_ptr<Level> packed_level(int bits, int dim, int64_t rows, Array<uint8
   level->packed = {bits, words, blocks.data(), bounds ? bounds->data() : nullptr,
                    std::sqrt(static_cast<float>(dim)), nullptr};
   level->excess = excess ? excess->data() : nullptr;
+  level->n_lengths = excess ? static_cast<int64_t>(excess->shape(0)) : 0;
   level->kept = {nb::cast(blocks), nb::cast(excess), nb::cast(bounds)};
   return level;
 }
@@ -981,8 +1015,15 @@ void keep_in_lists(Level& level, std::shared_ptr<Level> centroids, Array<int64_t
   const size_t count = static_cast<size_t>(centroids->rows);
   if (!level.is_packed || starts.shape(0) != count + 1 || sizes.shape(0) != count ||
       starts.data()[count] != level.n_blocks ||
-      slots.shape(0) != static_cast<size_t>(level.n_blocks * block_rows))
+      slots.shape(0) != static_cast<size_t>(level.n_blocks * block_rows) ||
+      (level.excess != nullptr && level.n_lengths != level.n_blocks * block_rows))
     throw std::invalid_argument("expected lists that fit the codes");
+  for (size_t i = 0; i < count; i++)
+    if (starts.data()[i] < 0 || starts.data()[i] > starts.data()[i + 1])
+      throw std::invalid_argument("expected lists that follow one another");
+  for (size_t i = 0; i < slots.shape(0); i++)
+    if (slots.data()[i] < -1 || slots.data()[i] >= level.rows)
+      throw std::invalid_argument("expected rows in the places of lists, or -1");
   level.centroids = std::move(centroids);
   level.starts = starts.data();
   level.sizes = sizes.data();
@@ -1011,7 +1052,8 @@ std::shared_ptr<Level> number_level(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_conti
   } else if (numbers.dtype() == nb::dtype<int8_t>()) {
     level->numbers.number = Number::int8;
     if (!steps) throw std::invalid_argument("int8 needs steps");
-  } else if (numbers.dtype().bits == 16) {
+  } else if (numbers.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float) &&
+             numbers.dtype().bits == 16) {
     level->numbers.number = Number::float16;
   } else {
     throw std::invalid_argument("expected float32, float16 or int8");
@@ -1027,6 +1069,9 @@ std::shared_ptr<Level> number_level(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_conti
   level->numbers.scaled = scaled;
   level->kept = {nb::cast(numbers), nb::cast(steps)};
   if (checked) {
+    const int64_t stop = checked->second + level->rows * level->row_bytes;
+    if (checked->second < 0 || checked->first.shape(0) < static_cast<size_t>((stop + page_bytes - 1) / page_bytes))
+      throw std::invalid_argument("expected one flag for each page of the rows");
     level->checked = checked->first.data();
     level->offset = checked->second;
     level->kept.push_back(nb::cast(checked->first));
@@ -1060,23 +1105,30 @@ nb::object search(const Segments& segments, const std::string& target_name,
     levels.emplace_back();
     for (const auto& level : own) levels.back().push_back(level.get());
   }
+  if (stages.empty() || threads < 1 || (metric != "cosine" && metric != "dot" && metric != "l2"))
+    throw std::invalid_argument("expected a stage, a thread, and cosine, dot or l2");
+  if (margin && (margin->probe < 1 || margin->lines.size() + 1 != stages.size()))
+    throw std::invalid_argument("expected a margin that probes rows, with a line for each step");
+  int64_t n_all = 0;
+  for (const auto& own : levels) n_all += own[0]->rows;
   search.levels = &levels;
   search.ids = &segments.ids;
   search.cosine = metric == "cosine";
   search.squared = metric == "l2";
   search.margin = std::move(margin);
+  if (search.margin) search.margin->probe = std::min(search.margin->probe, std::max<int64_t>(n_all, 1));
   search.check = &check;
   for (const auto& [level, keep, longest, probes] : stages) {
     if (level < 0 || static_cast<size_t>(level) >= levels[0].size() || keep < 1 || probes < 0)
       throw std::invalid_argument("expected a known level and rows to keep");
     if (queries.shape(1) < static_cast<size_t>(levels[0][static_cast<size_t>(level)]->dim))
       throw std::invalid_argument("expected queries as wide as every stage");
-    search.stages.push_back({level, keep, probes});
+    // no more room than there are rows
+    search.stages.push_back({level, std::min(keep, std::max<int64_t>(n_all, 1)), probes});
     search.longest.push_back(longest);
   }
   for (size_t segment = 0; segment < living.size(); segment++) {
     const int64_t rows = levels[segment][0]->rows;
-    search.total_rows += rows;
     if (living[segment] && living[segment]->shape(0) < static_cast<size_t>((rows + block_rows - 1) / block_rows))
       throw std::invalid_argument("expected one bit for each row");
     search.living.push_back(living[segment] ? living[segment]->data() : nullptr);

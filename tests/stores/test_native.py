@@ -16,7 +16,6 @@ built = kernel()
 if built is None:
     pytest.skip("matryo was installed without its native kernel", allow_module_level=True)
 
-UNCHECKED = pytest.mark.xfail(run=False, reason="the kernel does not look yet")
 TARGETS = [*built.instruction_sets(), REFERENCE]
 FUNNELS = {
     "8@binary:40,12@int8:20,16:5": "cosine",
@@ -186,7 +185,6 @@ def test_queries_of_float64_are_answered_alike(tmp_path, opened):
         same_everywhere(opened, tmp_path / "i", queries * factor)
 
 
-@UNCHECKED
 def test_more_than_there_is_costs_no_more_room(tmp_path, opened):
     with make(tmp_path / "i", fields={}) as index:
         index.add(range(20), rows_of(28, 20))
@@ -242,7 +240,6 @@ class TestRefusals:
             with pytest.raises(InputError, match="threads must be a whole number"):
                 index.search(QUERIES, threads=threads)
 
-    @UNCHECKED
     @pytest.mark.parametrize("target", TARGETS)
     def test_a_row_without_a_direction_where_another_funnel_cuts_it_is_refused(
         self, tmp_path, monkeypatch, target

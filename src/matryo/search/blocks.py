@@ -51,7 +51,7 @@ def from_blocks(
 ) -> NDArray[np.uint8]:
     """`(rows, columns)` packed codes of some rows."""
     taken = blocks[rows // ROWS, :, rows % ROWS]
-    return taken.reshape(len(rows), -1)[:, :columns]
+    return taken.reshape(len(rows), blocks.shape[1] * WORD)[:, :columns]
 
 
 def excess_of(codes: NDArray[np.uint8], level: Level) -> NDArray[np.uint16]:

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.core import Exact, Funnel, Lists, Margin, Precision, Stage
+from matryo.core import (
+    Exact,
+    Funnel,
+    Lists,
+    Margin,
+    MatryoError,
+    Precision,
+    Stage,
+    VectorError,
+)
 from matryo.search import Level, check_reach
 from matryo.stores.embedded.layout import LONGEST_UNIT, Layout
 from matryo.stores.embedded.live import Found, Step
@@ -63,18 +72,25 @@ class NativeSearch:
         """What `(q, full_dim)` queries find and, to `explain` it, what every stage did."""
         if self._layout.metric != "cosine":
             self._check_reach(queries)
-        rows, scores, counts, works, microseconds = self._kernel.search(
-            self._opened(),
-            self._target,
-            queries,
-            self._asked,
-            self._living,
-            self._layout.metric,
-            self._margin,
-            self._certain,
-            self._check,
-            self._threads,
-        )
+        try:
+            rows, scores, counts, works, microseconds = self._kernel.search(
+                self._opened(),
+                self._target,
+                queries,
+                self._asked,
+                self._living,
+                self._layout.metric,
+                self._margin,
+                self._certain,
+                self._check,
+                self._threads,
+            )
+        except MatryoError:  # of a damaged page
+            raise
+        except ValueError as error:
+            raise VectorError(
+                str(error), hint="cut to more numbers: these rows have no direction to compare"
+            ) from error
         found = [
             Found(rows[query, :count], scores[query, :count], [])
             for query, count in enumerate(counts.tolist())
