@@ -490,15 +490,18 @@ class Usearch(Shortlisting):
 # Funnels by the width of the vectors: what keeps is filled in for `S`, and probes for `P`.
 FORMS = {
     256: (
+        "128@binary:S,256@int8:S,256:10",
+        "192@binary:S,256@int8:S,256:10",
         "256@binary:S,256@int8:S,256:10",
         "128@int2:S,256@int8:S,256:10",
         "128@int4:S,256@int8:S,256:10",
         "64@int4:S,256@int8:S,256:10",
-        "256@int2:S,256:10",
+        "256@int2:S,256@int8:S,256:10",
         "128@int4[128xP]:S,256@int8:S,256:10",
         "256@binary[128xP]:S,256@int8:S,256:10",
     ),
     768: (
+        "128@binary:S,256@int8:S,768:10",
         "64@int4:S,256@int8:S,768:10",
         "128@int2:S,256@int8:S,768:10",
         "128@int4:S,256@int8:S,768:10",

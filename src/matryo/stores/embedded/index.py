@@ -111,6 +111,8 @@ class Index:
             self.plan, self._fields = _plan_of(self._catalog)
             self._layout = Layout(self.plan)
             self._state: State | None = self._loaded(None)
+            # funnels that were asked of a state already: a search may be far shorter than this
+            self._prepared: tuple[State | None, dict[Any, NativeSearch]] = None, {}
         except BaseException:
             self._catalog.close()
             if self._lock is not None:
@@ -446,6 +448,7 @@ class Index:
         with self._writing, self._reading:
             if self._state is not None:
                 self._state = None
+                self._prepared = None, {}
                 self._catalog.close()
                 if self._lock is not None:
                     self._lock.release()
@@ -709,10 +712,13 @@ class Index:
         threads: int,
     ) -> NativeSearch | LiveSearch | None:
         """What runs a funnel over the rows that may be found; None over an empty index."""
+        known, prepared = self._prepared  # at once, since other threads may replace it
+        if known is not state:
+            prepared = {}
+            self._prepared = state, prepared
         key = None if chosen is self._layout.funnel else chosen, k, threads
-        if flags is None and key in state.opened:
-            known: NativeSearch = state.opened[key]
-            return known
+        if flags is None and key in prepared:
+            return prepared[key]
         self._layout.check(chosen)
         if not state.parts:
             return None
@@ -726,7 +732,7 @@ class Index:
             state, self._layout, run, masks, kernel=built, target=self._target, threads=threads
         )
         if flags is None:
-            state.opened[key] = native
+            prepared[key] = native
         return native
 
     def _above_threshold(
