@@ -28,7 +28,9 @@ BENCHMARK_KEYS = {"benchmark", "commit", "machine", "data", "results"}
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check format, style, imports between the parts, and types."""
+    kernel = sorted(map(str, [*Path("kernel").glob("*.cpp"), *Path("kernel").glob("*.hpp")]))
     session.install(*DEV, env=KERNEL)
+    session.run("clang-format", "--dry-run", "-Werror", *kernel)
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("lint-imports", "--no-logo")

@@ -25,6 +25,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -56,7 +57,7 @@ constexpr int64_t thread_bytes = 1 << 21;  // of codes that are worth a thread o
 constexpr int64_t chunk_blocks = 128;      // read again by the next queries while they are cached
 constexpr int64_t chunk_rows = 512;
 constexpr int group_queries = 32;
-constexpr int most_dims = 1 << 20;  // whose sums are within 32 bits
+constexpr int most_dims = 1 << 20;          // whose sums are within 32 bits
 constexpr int64_t touched_bytes = 1 << 14;  // that stay in the nearest cache until they are read
 // half the step of float32 at 1, and what a product may lose below the range of float32: see
 // `matryo.search.stored.rounding`
@@ -117,8 +118,8 @@ struct Level {
   const uint16_t* excess = nullptr;  // of each row: (squared length of its integers - dim) / 8
   const float* cosines = nullptr;    // of the angle between each row and what its codes stand for
   Rows numbers{};
-  const bool* checked = nullptr;     // by page of the file; null where all of it was checked
-  int64_t offset = 0;                // of the first row in the file
+  const bool* checked = nullptr;  // by page of the file; null where all of it was checked
+  int64_t offset = 0;             // of the first row in the file
   std::vector<nb::object> kept;
 
   // Of packed codes in lists; each list begins with a block.
@@ -127,12 +128,13 @@ struct Level {
   const int32_t* sizes = nullptr;    // rows of each list
   const int32_t* slots = nullptr;    // row at each place, -1 for none
   int64_t n_blocks = 0;
-  int64_t n_lengths = 0;             // in `excess`
+  int64_t n_lengths = 0;  // in `excess`
 
   // Whether a query looks the same to both.
   bool is_like(const Level& other) const {
     return dim == other.dim && row_bytes == other.row_bytes && is_packed == other.is_packed &&
-           packed.bits == other.packed.bits && numbers.number == other.numbers.number && numbers.scaled == other.numbers.scaled;
+           packed.bits == other.packed.bits && numbers.number == other.numbers.number &&
+           numbers.scaled == other.numbers.scaled;
   }
 
   float inverse_length(int64_t place) const {
@@ -153,7 +155,8 @@ struct Ids {
       const int64_t a = integers[row], b = other.integers[other_row];
       return a < b ? -1 : a > b;
     }
-    const int64_t start = row ? ends[row - 1] : 0, other_start = other_row ? other.ends[other_row - 1] : 0;
+    const int64_t start = row ? ends[row - 1] : 0,
+                  other_start = other_row ? other.ends[other_row - 1] : 0;
     const int64_t size = ends[row] - start, other_size = other.ends[other_row] - other_start;
     const int order = std::memcmp(text + start, other.text + other_start,
                                   static_cast<size_t>(std::min(size, other_size)));
@@ -209,8 +212,8 @@ class Pool {
       hits.resize(keep_);
       return;
     }
-    const auto stop = std::partition(last + 1, hits.end(),
-                                     [this](const Hit& hit) { return hit.score >= limit; });
+    const auto stop =
+        std::partition(last + 1, hits.end(), [this](const Hit& hit) { return hit.score >= limit; });
     hits.erase(stop, hits.end());
   }
 
@@ -297,7 +300,13 @@ void on_threads(int64_t n_tasks, int threads, Work work) {
     }
   };
   std::vector<std::thread> others;
-  for (int64_t i = 1; i < std::min<int64_t>(threads, n_tasks); i++) others.emplace_back(run);
+  for (int64_t i = 1; i < std::min<int64_t>(threads, n_tasks); i++) {
+    try {
+      others.emplace_back(run);
+    } catch (const std::system_error&) {
+      break;  // there are no more to be had: those that there are do all of it
+    }
+  }
   run();
   for (std::thread& other : others) other.join();
   if (failure) std::rethrow_exception(failure);
@@ -361,7 +370,8 @@ void set_tables(Asked& asked, int words) {
   for (int word = 0; word < words; word++) {
     for (int place = 0; place < word_bytes; place++) {
       for (int half = 0; half < 2; half++) {
-        const int8_t* four = &asked.integers[static_cast<size_t>((word * word_bytes + place) * 8 + 4 * half)];
+        const int8_t* four =
+            &asked.integers[static_cast<size_t>((word * word_bytes + place) * 8 + 4 * half)];
         int below = 0;
         for (int i = 0; i < 4; i++) below += std::min<int>(0, four[i]);
         asked.shift -= below;
@@ -384,7 +394,8 @@ void set_weights(Asked& asked, int words, int bits) {
     for (int field = 0; field < fields; field++) {
       int8_t four[word_bytes];
       for (int place = 0; place < word_bytes; place++)
-        four[place] = asked.integers[static_cast<size_t>((word * word_bytes + place) * fields + field)];
+        four[place] =
+            asked.integers[static_cast<size_t>((word * word_bytes + place) * fields + field)];
       std::memcpy(&asked.weights[static_cast<size_t>(word * fields + field)], four, sizeof four);
     }
   }
@@ -415,7 +426,8 @@ Asked Search::asked(const Level& level, const double* query, double longest_row,
     asked.integers.assign(static_cast<size_t>(words * word_bytes * 8 / bits), 0);
     int sum = 0;
     for (size_t i = 0; i < numbers.size(); i++) {
-      asked.integers[i] = static_cast<int8_t>(std::nearbyint(numbers[i] / static_cast<double>(asked.step)));
+      asked.integers[i] =
+          static_cast<int8_t>(std::nearbyint(numbers[i] / static_cast<double>(asked.step)));
       sum += asked.integers[i];
     }
     asked.offset = -((1 << bits) - 1) * sum;
@@ -484,8 +496,13 @@ void Search::scan_packed(const Level& level, const uint32_t* alive, size_t segme
   PackedQuery packed[most_queries];
   for (int q = 0; q < n_queries; q++) {
     const float limit = pools[q]->limit / queries[q]->step;
-    packed[q] = {queries[q]->weights.data(), queries[q]->tables.data(), queries[q]->shift,
-                 queries[q]->offset, limit, 0, 0};
+    packed[q] = {queries[q]->weights.data(),
+                 queries[q]->tables.data(),
+                 queries[q]->shift,
+                 queries[q]->offset,
+                 limit,
+                 0,
+                 0};
   }
   Found found{&level, static_cast<uint32_t>(segment), queries, pools, packed, alive};
   const uint32_t* known = level.slots == nullptr ? alive : nullptr;
@@ -527,7 +544,8 @@ void Search::scan_numbers(size_t segment, int64_t first, int64_t stop, const Ask
 void Search::scan(size_t segment, int64_t first, int64_t stop, const Asked* const* queries,
                   int n_queries, Pool* const* pools) const {
   if (level_of(segment, 0).is_packed) {
-    scan_packed(level_of(segment, 0), living[segment], segment, first, stop, queries, n_queries, pools);
+    scan_packed(level_of(segment, 0), living[segment], segment, first, stop, queries, n_queries,
+                pools);
   } else {
     for (int q = 0; q < n_queries; q++) scan_numbers(segment, first, stop, *queries[q], *pools[q]);
   }
@@ -535,7 +553,8 @@ void Search::scan(size_t segment, int64_t first, int64_t stop, const Asked* cons
 
 int32_t packed_sum(const Level& level, int64_t row, const Asked& query) {
   const int bits = level.packed.bits, fields = 8 / bits;
-  const uint8_t* block = level.packed.blocks + (row / block_rows) * block_rows * word_bytes * level.packed.words;
+  const uint8_t* block =
+      level.packed.blocks + (row / block_rows) * block_rows * word_bytes * level.packed.words;
   const uint8_t* bytes = block + (row % block_rows) * word_bytes;
   int32_t sum = 0;
   size_t next = 0;
@@ -597,7 +616,8 @@ void Search::past_the_margin(std::vector<Hit>& hits, size_t stage,
   rescore(ahead, static_cast<int>(stage) + 1, query[stage + 1]);
   best(ahead, stages.back().keep, true);
   const auto& [slope, level, spread] = margin->lines[stage];
-  const double least = slope * static_cast<double>(ahead.back().score) + level - margin->width * spread;
+  const double least =
+      slope * static_cast<double>(ahead.back().score) + level - margin->width * spread;
   size_t kept = probe;
   while (kept < hits.size() && static_cast<double>(hits[kept].score) >= least) kept++;
   hits.resize(kept);
@@ -610,7 +630,8 @@ void Search::check_pages(const std::vector<Hit>& hits, int stage) const {
     const Level& level = level_of(hit.segment, stage);
     if (level.checked == nullptr) continue;
     const int64_t start = level.offset + hit.row * level.row_bytes;
-    for (int64_t page = start / page_bytes; page <= (start + level.row_bytes - 1) / page_bytes; page++)
+    for (int64_t page = start / page_bytes; page <= (start + level.row_bytes - 1) / page_bytes;
+         page++)
       if (!level.checked[page]) missing.emplace_back(hit.segment, page);
   }
   if (missing.empty()) return;
@@ -701,7 +722,8 @@ std::vector<Span> Search::spans(const double* query, bool is_double, int64_t& n_
 
 // A score that the rows to be kept are likely to reach, read off some blocks: with it
 // most rows need not be looked at. -infinity where that would not pay.
-float Search::likely_limit(const std::vector<Span>& spans, const Asked& query, int64_t n_rows) const {
+float Search::likely_limit(const std::vector<Span>& spans, const Asked& query,
+                           int64_t n_rows) const {
   constexpr int64_t run = 32, share = 32;  // blocks read in a row, and one such run in so many
   const int64_t keep = shortlist(0);
   if (!level_of(0, 0).is_packed || keep < 64 || n_rows < 64 * keep) return nothing;
@@ -764,10 +786,12 @@ class Possible {
     uint32_t segment;
   };
 
-  Possible(const Asked& asked, double length, size_t keep) : asked_(asked), length_(length), keep_(keep) {
+  Possible(const Asked& asked, double length, size_t keep)
+      : asked_(asked), length_(length), keep_(keep) {
     double squares = 0;
     for (size_t i = 0; i < asked.numbers.size(); i++) {
-      const double gap = asked.numbers[i] - static_cast<double>(asked.integers[i]) * static_cast<double>(asked.step);
+      const double gap = asked.numbers[i] -
+                         static_cast<double>(asked.integers[i]) * static_cast<double>(asked.step);
       squares += gap * gap;
     }
     off_ = length * std::sqrt(squares) + certain_rounding;
@@ -779,14 +803,16 @@ class Possible {
   double bar() const { return least.size() < keep_ ? -1 : least.front(); }
 
   PackedQuery packed() const {
-    PackedQuery query{asked_.weights.data(), asked_.tables.data(), asked_.shift, asked_.offset, nothing, 0, 0};
+    PackedQuery query{
+        asked_.weights.data(), asked_.tables.data(), asked_.shift, asked_.offset, nothing, 0, 0};
     set_limit(query);
     return query;
   }
 
   void set_limit(PackedQuery& query) const {
     // the cosine of the sum of two angles: below it a row cannot reach the bar
-    const double bar = this->bar() - certain_rounding, unit = length_ * static_cast<double>(asked_.step);
+    const double bar = this->bar() - certain_rounding,
+                 unit = length_ * static_cast<double>(asked_.step);
     if (bar < -0.9) return;  // the two angles may be more than half a turn together
     query.limit = static_cast<float>(bar / unit);
     query.aside = static_cast<float>(std::sqrt(1 - bar * bar) / unit);
@@ -819,7 +845,8 @@ class Possible {
   size_t keep_;
 };
 
-// One query with an exact stop: codes of every row, then whole rows while they may be in the answer.
+// One query with an exact stop: codes of every row, then whole rows while they may be in the
+// answer.
 Answer Search::run_certain(const std::vector<Asked>& query, double length, int threads) const {
   const Clock::time_point start = Clock::now();
   struct Reading {
@@ -838,7 +865,8 @@ Answer Search::run_certain(const std::vector<Asked>& query, double length, int t
         if (row >= reading.level->rows) break;
         const float sum = static_cast<float>(2 * sums[place] + reading.asked->offset);
         const float score = sum * reading.level->inverse_length(row) * reading.asked->step;
-        if (reading.possible->offer(static_cast<double>(score), static_cast<double>(reading.level->cosines[row]),
+        if (reading.possible->offer(static_cast<double>(score),
+                                    static_cast<double>(reading.level->cosines[row]),
                                     static_cast<uint32_t>(row), reading.segment))
           reading.possible->set_limit(reading.packed);
       }
@@ -856,10 +884,12 @@ Answer Search::run_certain(const std::vector<Asked>& query, double length, int t
     Possible& possible = parts[static_cast<size_t>(part)];
     for (size_t segment = 0; segment < levels->size(); segment++) {
       const Level& level = level_of(segment, 0);
-      Reading reading{&level, &query[0], living[segment], static_cast<uint32_t>(segment),
-                      possible.packed(), &possible};
-      target->scan(level.packed, level.n_blocks * part / n_parts, level.n_blocks * (part + 1) / n_parts,
-                   living[segment], &reading.packed, 1, Reading::take, &reading);
+      Reading reading{
+          &level,   &query[0], living[segment], static_cast<uint32_t>(segment), possible.packed(),
+          &possible};
+      target->scan(level.packed, level.n_blocks * part / n_parts,
+                   level.n_blocks * (part + 1) / n_parts, living[segment], &reading.packed, 1,
+                   Reading::take, &reading);
     }
   });
   double bar = -1;
@@ -868,7 +898,9 @@ Answer Search::run_certain(const std::vector<Asked>& query, double length, int t
     bar = std::max(bar, possible.bar());
     rows.insert(rows.end(), possible.rows.begin(), possible.rows.end());
   }
-  rows.erase(std::remove_if(rows.begin(), rows.end(), [&](const auto& row) { return row.most < bar; }), rows.end());
+  rows.erase(
+      std::remove_if(rows.begin(), rows.end(), [&](const auto& row) { return row.most < bar; }),
+      rows.end());
   std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.most > b.most; });
   Answer answer;
   answer.works.emplace_back(n_rows, static_cast<int64_t>(rows.size()));
@@ -952,7 +984,8 @@ class Segments {
     add(std::move(one), static_cast<int64_t>(integers.shape(0)), std::move(own));
   }
 
-  void add_texts(Array<int64_t, 1> ends, Array<uint8_t, 1> text, std::vector<std::shared_ptr<Level>> own) {
+  void add_texts(Array<int64_t, 1> ends, Array<uint8_t, 1> text,
+                 std::vector<std::shared_ptr<Level>> own) {
     const int64_t size = static_cast<int64_t>(text.shape(0));
     for (size_t i = 0; i < ends.shape(0); i++)
       if (ends.data()[i] < (i ? ends.data()[i - 1] : 0) || ends.data()[i] > size)
@@ -993,8 +1026,7 @@ std::shared_ptr<Level> packed_level(int bits, int dim, int64_t rows, Array<uint8
   const int64_t block_size = static_cast<int64_t>(block_rows) * words * word_bytes;
   const int64_t n_blocks = static_cast<int64_t>(blocks.shape(0)) / block_size;
   if (blocks.shape(0) != static_cast<size_t>(n_blocks * block_size) ||
-      n_blocks * block_rows < rows ||
-      (excess && excess->shape(0) < static_cast<size_t>(rows)) ||
+      n_blocks * block_rows < rows || (excess && excess->shape(0) < static_cast<size_t>(rows)) ||
       (bounds && bounds->shape(0) != static_cast<size_t>(2 * n_blocks)))
     throw std::invalid_argument("expected blocks, lengths and bounds that fit the rows");
   level->is_packed = true;
@@ -1002,8 +1034,12 @@ std::shared_ptr<Level> packed_level(int bits, int dim, int64_t rows, Array<uint8
   level->rows = rows;
   level->row_bytes = words * word_bytes;
   level->n_blocks = n_blocks;
-  level->packed = {bits, words, blocks.data(), bounds ? bounds->data() : nullptr,
-                   std::sqrt(static_cast<float>(dim)), nullptr};
+  level->packed = {bits,
+                   words,
+                   blocks.data(),
+                   bounds ? bounds->data() : nullptr,
+                   std::sqrt(static_cast<float>(dim)),
+                   nullptr};
   level->excess = excess ? excess->data() : nullptr;
   level->n_lengths = excess ? static_cast<int64_t>(excess->shape(0)) : 0;
   level->kept = {nb::cast(blocks), nb::cast(excess), nb::cast(bounds)};
@@ -1028,7 +1064,8 @@ void keep_in_lists(Level& level, std::shared_ptr<Level> centroids, Array<int64_t
   level.starts = starts.data();
   level.sizes = sizes.data();
   level.slots = slots.data();
-  for (auto& kept : {nb::cast(starts), nb::cast(sizes), nb::cast(slots)}) level.kept.push_back(kept);
+  for (auto& kept : {nb::cast(starts), nb::cast(sizes), nb::cast(slots)})
+    level.kept.push_back(kept);
 }
 
 void with_angles(Level& level, Array<float, 1> cosines, Array<float, 1> angles) {
@@ -1040,9 +1077,10 @@ void with_angles(Level& level, Array<float, 1> cosines, Array<float, 1> angles) 
   for (auto& kept : {nb::cast(cosines), nb::cast(angles)}) level.kept.push_back(kept);
 }
 
-std::shared_ptr<Level> number_level(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> numbers,
-                                    int dim, std::optional<Array<float, 1>> steps, bool scaled,
-                                    std::optional<std::pair<Array<bool, 1>, int64_t>> checked) {
+std::shared_ptr<Level> number_level(
+    nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu> numbers, int dim,
+    std::optional<Array<float, 1>> steps, bool scaled,
+    std::optional<std::pair<Array<bool, 1>, int64_t>> checked) {
   auto level = std::make_shared<Level>();
   if (dim < 1 || static_cast<size_t>(dim) > numbers.shape(1) ||
       (steps && steps->shape(0) != static_cast<size_t>(dim)))
@@ -1070,7 +1108,8 @@ std::shared_ptr<Level> number_level(nb::ndarray<nb::ro, nb::ndim<2>, nb::c_conti
   level->kept = {nb::cast(numbers), nb::cast(steps)};
   if (checked) {
     const int64_t stop = checked->second + level->rows * level->row_bytes;
-    if (checked->second < 0 || checked->first.shape(0) < static_cast<size_t>((stop + page_bytes - 1) / page_bytes))
+    if (checked->second < 0 ||
+        checked->first.shape(0) < static_cast<size_t>((stop + page_bytes - 1) / page_bytes))
       throw std::invalid_argument("expected one flag for each page of the rows");
     level->checked = checked->first.data();
     level->offset = checked->second;
@@ -1090,7 +1129,8 @@ nb::object as_numpy(std::vector<Scalar> values, std::vector<size_t> shape) {
 // are of each, what every stage read and kept `(q, stages, 2)`, and its microseconds.
 template <typename Scalar>
 nb::object search(const Segments& segments, const std::string& target_name,
-                  Array<Scalar, 2> queries, const std::vector<std::tuple<int, int64_t, double, int64_t>>& stages,
+                  Array<Scalar, 2> queries,
+                  const std::vector<std::tuple<int, int64_t, double, int64_t>>& stages,
                   const std::vector<std::optional<Array<uint32_t, 1>>>& living,
                   const std::string& metric, std::optional<Margin> margin, bool certain,
                   const nb::callable& check, int threads) {
@@ -1116,7 +1156,8 @@ nb::object search(const Segments& segments, const std::string& target_name,
   search.cosine = metric == "cosine";
   search.squared = metric == "l2";
   search.margin = std::move(margin);
-  if (search.margin) search.margin->probe = std::min(search.margin->probe, std::max<int64_t>(n_all, 1));
+  if (search.margin)
+    search.margin->probe = std::min(search.margin->probe, std::max<int64_t>(n_all, 1));
   search.check = &check;
   for (const auto& [level, keep, longest, probes] : stages) {
     if (level < 0 || static_cast<size_t>(level) >= levels[0].size() || keep < 1 || probes < 0)
@@ -1129,14 +1170,17 @@ nb::object search(const Segments& segments, const std::string& target_name,
   }
   for (size_t segment = 0; segment < living.size(); segment++) {
     const int64_t rows = levels[segment][0]->rows;
-    if (living[segment] && living[segment]->shape(0) < static_cast<size_t>((rows + block_rows - 1) / block_rows))
+    if (living[segment] &&
+        living[segment]->shape(0) < static_cast<size_t>((rows + block_rows - 1) / block_rows))
       throw std::invalid_argument("expected one bit for each row");
     search.living.push_back(living[segment] ? living[segment]->data() : nullptr);
   }
   for (const auto& own : levels)
-    if (certain && (stages.size() != 2 || own[static_cast<size_t>(search.stages[0].level)]->cosines == nullptr))
+    if (certain && (stages.size() != 2 ||
+                    own[static_cast<size_t>(search.stages[0].level)]->cosines == nullptr))
       throw std::invalid_argument("expected two stages and angles to be certain by");
-  const int64_t n = static_cast<int64_t>(queries.shape(0)), width = static_cast<int64_t>(queries.shape(1));
+  const int64_t n = static_cast<int64_t>(queries.shape(0)),
+                width = static_cast<int64_t>(queries.shape(1));
   std::vector<Answer> answers(static_cast<size_t>(n));
   {
     nb::gil_scoped_release released;
@@ -1154,16 +1198,19 @@ nb::object search(const Segments& segments, const std::string& target_name,
         std::copy(queries.data() + q * width, queries.data() + (q + 1) * width, wide.begin());
         asked.emplace_back();
         for (size_t stage = 0; stage < search.stages.size(); stage++)
-          asked.back().push_back(search.asked(search.level_of(0, static_cast<int>(stage)), wide.data(),
-                                              search.longest[stage], std::is_same_v<Scalar, double>));
+          asked.back().push_back(search.asked(search.level_of(0, static_cast<int>(stage)),
+                                              wide.data(), search.longest[stage],
+                                              std::is_same_v<Scalar, double>));
       }
       if (certain) {
         const Asked& whole = asked[0][1];
         const double length = length_of(whole.numbers.data(), search.level_of(0, 0).dim);
-        answers[static_cast<size_t>(group)] = search.run_certain(asked[0], length, few ? threads : 1);
+        answers[static_cast<size_t>(group)] =
+            search.run_certain(asked[0], length, few ? threads : 1);
       } else if (size == 1) {
         int64_t n_rows = 0;
-        const std::vector<Span> spans = search.spans(wide.data(), std::is_same_v<Scalar, double>, n_rows);
+        const std::vector<Span> spans =
+            search.spans(wide.data(), std::is_same_v<Scalar, double>, n_rows);
         answers[static_cast<size_t>(group)] =
             search.run(asked[0], spans, n_rows, since(start), few ? threads : 1);
       } else {
@@ -1195,9 +1242,10 @@ nb::object search(const Segments& segments, const std::string& target_name,
       microseconds[q * n_stages + stage] = answer.microseconds[stage];
     }
   }
-  return nb::make_tuple(as_numpy(std::move(rows), {count, widest}), as_numpy(std::move(scores), {count, widest}),
-                        as_numpy(std::move(counts), {count}), as_numpy(std::move(works), {count, n_stages, 2}),
-                        as_numpy(std::move(microseconds), {count, n_stages}));
+  return nb::make_tuple(
+      as_numpy(std::move(rows), {count, widest}), as_numpy(std::move(scores), {count, widest}),
+      as_numpy(std::move(counts), {count}), as_numpy(std::move(works), {count, n_stages, 2}),
+      as_numpy(std::move(microseconds), {count, n_stages}));
 }
 
 }  // namespace
@@ -1225,8 +1273,8 @@ NB_MODULE(_kernel, module) {
       .def(nb::init<>())
       .def("add_integers", &Segments::add_integers, "ids"_a, "levels"_a)
       .def("add_texts", &Segments::add_texts, "ends"_a, "text"_a, "levels"_a);
-  module.def("search", &search<float>, "segments"_a, "target"_a, "queries"_a, "stages"_a, "living"_a,
-             "metric"_a, "margin"_a.none(), "certain"_a, "check"_a, "threads"_a);
-  module.def("search", &search<double>, "segments"_a, "target"_a, "queries"_a, "stages"_a, "living"_a,
-             "metric"_a, "margin"_a.none(), "certain"_a, "check"_a, "threads"_a);
+  module.def("search", &search<float>, "segments"_a, "target"_a, "queries"_a, "stages"_a,
+             "living"_a, "metric"_a, "margin"_a.none(), "certain"_a, "check"_a, "threads"_a);
+  module.def("search", &search<double>, "segments"_a, "target"_a, "queries"_a, "stages"_a,
+             "living"_a, "metric"_a, "margin"_a.none(), "certain"_a, "check"_a, "threads"_a);
 }

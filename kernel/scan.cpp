@@ -1,9 +1,9 @@
 // The loops that read the codes, compiled once for every set of instructions (see targets.hpp).
 
-#include "targets.hpp"
-
 #include <cmath>
 #include <cstring>
+
+#include "targets.hpp"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -24,7 +24,8 @@ constexpr int block_word = block_rows * word_bytes;  // bytes of one word of all
 inline int32_t least_sum(const Packed& codes, int64_t block, const PackedQuery& query) {
   float limit = query.limit;
   if (codes.angles != nullptr)
-    limit = limit * codes.angles[2 * block] - query.aside * codes.angles[2 * block + 1] - query.slack;
+    limit =
+        limit * codes.angles[2 * block] - query.aside * codes.angles[2 * block + 1] - query.slack;
   const float length =
       codes.bounds == nullptr ? codes.length : codes.bounds[2 * block + (limit < 0 ? 1 : 0)];
   const float whole = limit * length;
@@ -55,7 +56,8 @@ inline void add_block(const Packed& codes, const uint8_t* block, const PackedQue
     for (int word = 0; word < codes.words; word++) {
       for (int half = 0; half < 2; half++) {
         const __m512i bytes = at_once(block + word * block_word + 64 * half);
-        const __m512i upper = _mm512_ternarylogic_epi32(_mm512_srli_epi16(bytes, 4), low, place, 0xEA);
+        const __m512i upper =
+            _mm512_ternarylogic_epi32(_mm512_srli_epi16(bytes, 4), low, place, 0xEA);
         const __m512i lower = _mm512_ternarylogic_epi32(bytes, low, place, 0xEA);  // (a & b) | c
         for (int q = 0; q < n; q++) {
           const uint8_t* tables = queries[q].tables + 128 * word;
@@ -245,7 +247,9 @@ inline uint32_t reaching(const Sums& sums, int32_t least) {
   return rows;
 }
 
-inline void store(const Sums& sums, int32_t* row_sums) { std::memcpy(row_sums, sums, sizeof(Sums)); }
+inline void store(const Sums& sums, int32_t* row_sums) {
+  std::memcpy(row_sums, sums, sizeof(Sums));
+}
 
 #endif
 
@@ -488,8 +492,8 @@ void rough_rows(const Rows& rows, int64_t first, int64_t stop, const float* quer
   const Stored* numbers = static_cast<const Stored*>(rows.numbers);
   for (int64_t row = first; row < stop; row++) {
     const Stored* start = numbers + row * rows.stride;
-    products[row - first] = squared ? rough<true>(start, query, rows.dim)
-                                    : rough<false>(start, query, rows.dim);
+    products[row - first] =
+        squared ? rough<true>(start, query, rows.dim) : rough<false>(start, query, rows.dim);
   }
 }
 
@@ -572,8 +576,7 @@ double settled_number(const Rows& rows, int64_t row, const double* query) {
 }
 
 double settled(const Rows& rows, int64_t row, const double* query, bool squared) {
-  return squared ? settled_number<true>(rows, row, query)
-                 : settled_number<false>(rows, row, query);
+  return squared ? settled_number<true>(rows, row, query) : settled_number<false>(rows, row, query);
 }
 
 }  // namespace
