@@ -852,7 +852,6 @@ Answer Search::run_certain(const std::vector<Asked>& query, double length, int t
   struct Reading {
     const Level* level;
     const Asked* asked;
-    const uint32_t* living;
     uint32_t segment;
     PackedQuery packed;
     Possible* possible;
@@ -884,9 +883,8 @@ Answer Search::run_certain(const std::vector<Asked>& query, double length, int t
     Possible& possible = parts[static_cast<size_t>(part)];
     for (size_t segment = 0; segment < levels->size(); segment++) {
       const Level& level = level_of(segment, 0);
-      Reading reading{
-          &level,   &query[0], living[segment], static_cast<uint32_t>(segment), possible.packed(),
-          &possible};
+      Reading reading{&level, &query[0], static_cast<uint32_t>(segment), possible.packed(),
+                      &possible};
       target->scan(level.packed, level.n_blocks * part / n_parts,
                    level.n_blocks * (part + 1) / n_parts, living[segment], &reading.packed, 1,
                    Reading::take, &reading);

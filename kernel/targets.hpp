@@ -18,11 +18,10 @@ struct Packed {
   int bits;               // per dimension: 1, 2 or 4
   int words;              // of four bytes in a row
   const uint8_t* blocks;  // 32 * 4 * words bytes each, at a multiple of 64 bytes
-  const float*
-      bounds;    // least and greatest length of the integers in a block; null for single bits
-  float length;  // of the integers of every row; for single bits
-  const float* angles;  // cosine and sine of the largest angle between a row and its codes in a
-                        // block; null where they do not matter
+  const float* bounds;    // least and greatest length in a block; null for single bits
+  float length;           // of the integers of every row; for single bits
+  const float* angles;    // cosine and sine of the largest angle between a row and its codes in a
+                          // block; null where they do not matter
 };
 
 // A query as packed codes see it.

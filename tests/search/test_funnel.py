@@ -254,3 +254,12 @@ class TestRefusals:
     def test_a_query_with_nan(self):
         with pytest.raises(VectorError, match="NaN or infinity"):
             FunnelSearch(data(0)[0], Funnel.parse("8:10")).search(np.full(16, np.nan))
+
+
+def test_a_float16_query_is_scaled_with_the_digits_of_float32():
+    corpus, _ = data(3)
+    search = FunnelSearch(corpus, Funnel.parse("16:5"))
+    short = corpus[7].astype(np.float16)
+    found, expected = search.search(short), search.search(short.astype(np.float32))
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert found.rows[0] == 7

@@ -85,6 +85,8 @@ class FunnelSearch:
             raise InputError(
                 f"expected one query vector of {self._full_dim} numbers, got shape {query.shape}"
             )
+        if query.dtype == np.float16:  # scaled in its own digits it would not find itself
+            query = query.astype(np.float32)
         if self._exact is not None:
             return self._exact.search(query)
         rows, scores = np.arange(self._n), np.empty(0, np.float32)
