@@ -53,7 +53,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr float nothing = -std::numeric_limits<float>::infinity();
 constexpr int64_t page_bytes = 1 << 16;
-constexpr int64_t thread_bytes = 1 << 21;  // of codes that are worth a thread of their own
+constexpr int64_t thread_bytes = 1 << 22;  // of codes that are worth a thread of their own
 constexpr int64_t chunk_blocks = 128;      // read again by the next queries while they are cached
 constexpr int64_t chunk_rows = 512;
 constexpr int group_queries = 32;
