@@ -41,9 +41,8 @@ from matryo.transforms import Rotation
 
 Ask = Callable[[Floats], object]
 EXACT_FORMS = (
+    "256@int4:10,256:10,exact",
     "64:50,128:50,256:10,exact",
-    "32:50,64:50,128:50,256:10,exact",
-    "16:50,32:50,64:50,96:50,128:50,192:50,256:10,exact",
 )
 
 
