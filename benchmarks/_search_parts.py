@@ -362,10 +362,19 @@ def bare_write(folder: Path, size: int) -> float:
     return took
 
 
+def by_angles(form: str) -> bool:
+    """Whether an exact stop goes by the angles between rows and their codes."""
+    return Funnel.parse(form).stages[0].precision.is_packed
+
+
 def exact_rows(
     corpus: Corpus, cache: Path, effort: Effort, wanted: re.Pattern[str]
 ) -> Iterator[Row]:
-    """Exact answers with bounds, on rotated vectors, beside a full scan."""
+    """Exact answers with bounds beside a full scan.
+
+    By the rests of prefixes on rotated vectors, by the angles of codes on vectors as they came: a
+    rotation that puts the weight first helps the one and makes the other's codes coarser.
+    """
     queries = corpus.queries[effort.reporting()][: 20 * effort.repeats]
     known = corpus.neighbors[effort.reporting()][: 20 * effort.repeats]
     rotation = Rotation().fit(corpus.rows)
@@ -386,7 +395,7 @@ def exact_rows(
             if not wanted.search(f"matryo {form}"):
                 continue
             path = Path(folder) / str(number)
-            build_index(corpus.path, path, form, transform=rotation)
+            build_index(corpus.path, path, form, transform=None if by_angles(form) else rotation)
             indexes[form] = Index.open(path)
             indexes[form].compact()
         for threads in THREADS:
@@ -398,8 +407,9 @@ def exact_rows(
             }
             for form, index in indexes.items():
                 call = partial(index.search, funnel=Funnel.parse(form), threads=threads)
-                calls[f"matryo {form}"] = lambda place, call=call: np.array(
-                    call(asked[place : place + 1]).ids
+                own = queries if by_angles(form) else asked
+                calls[f"matryo {form}"] = lambda place, call=call, own=own: np.array(
+                    call(own[place : place + 1]).ids
                 )
             seconds: dict[str, list[float]] = {name: [] for name in calls}
             shares: dict[str, list[float]] = {name: [] for name in calls}
@@ -415,7 +425,7 @@ def exact_rows(
                 yield {
                     "part": "exact",
                     "table": f"exact answers, {corpus.name}: {len(corpus.rows):,} x "
-                    f"{corpus.full_dim}, rotated for matryo",
+                    f"{corpus.full_dim}",
                     "origin": corpus.origin,
                     "engine": name,
                     "threads": threads,
