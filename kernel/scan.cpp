@@ -462,6 +462,19 @@ inline double total(const Wide& sums) {
 
 #endif
 
+// Adds whole eights of `dim` numbers to two sums in turn, so that one need not wait for the other.
+// Returns how many numbers that are.
+template <typename Sum, typename Added>
+inline int add_eights(int dim, Sum& even, Sum& odd, Added added) {
+  int i = 0;
+  for (; i + 16 <= dim; i += 16) {
+    even = added(even, i);
+    odd = added(odd, i + 8);
+  }
+  for (; i + 8 <= dim; i += 8) even = added(even, i);
+  return i;
+}
+
 // The product of two rows of eights, or minus the squared distance: of `dim` numbers, the last of
 // which may be fewer than eight and are then read one by one.
 template <bool squared, typename Stored>
@@ -471,13 +484,8 @@ inline float rough(const Stored* row, const float* query, int dim) {
     const Narrow gap = squared ? minus(asked, number) : number;
     return with_product(sum, squared ? gap : asked, gap);
   };
-  Narrow even = zeros(), odd = zeros();  // two sums, so that one need not wait for the other
-  int i = 0;
-  for (; i + 16 <= dim; i += 16) {
-    even = added(even, i);
-    odd = added(odd, i + 8);
-  }
-  for (; i + 8 <= dim; i += 8) even = added(even, i);
+  Narrow even = zeros(), odd = zeros();
+  int i = add_eights(dim, even, odd, added);
   float all = total(even) + total(odd);
   for (; i < dim; i++) {
     const float number = as_number(row[i]), gap = query[i] - number;
@@ -517,12 +525,7 @@ inline double settled_row(const double* query, int dim, Form form, One one) {
     return with_product(sum, squared ? gap : asked, gap);
   };
   Wide even = wide_zeros(), odd = wide_zeros();
-  int i = 0;
-  for (; i + 16 <= dim; i += 16) {
-    even = added(even, i);
-    odd = added(odd, i + 8);
-  }
-  for (; i + 8 <= dim; i += 8) even = added(even, i);
+  int i = add_eights(dim, even, odd, added);
   double all = total(even) + total(odd);
   for (; i < dim; i++) {
     const double number = static_cast<double>(one(i)), gap = query[i] - number;
@@ -537,12 +540,7 @@ double inverse_length(const float* row, int dim) {
     return with_product(sum, number, number);
   };
   Wide even = wide_zeros(), odd = wide_zeros();
-  int i = 0;
-  for (; i + 16 <= dim; i += 16) {
-    even = added(even, i);
-    odd = added(odd, i + 8);
-  }
-  for (; i + 8 <= dim; i += 8) even = added(even, i);
+  int i = add_eights(dim, even, odd, added);
   double squares = total(even) + total(odd);
   for (; i < dim; i++) squares += static_cast<double>(row[i]) * static_cast<double>(row[i]);
   return 1 / std::sqrt(squares);
