@@ -147,7 +147,8 @@ class Index:
             InputError: `path` exists, int8 steps are missing or given twice, or fields that cannot
                 be.
             SpaceMismatchError: the plan is for another space.
-            UnsupportedError: inverted lists, an exit policy, or what `FunnelSearch` refuses.
+            UnsupportedError: an exit policy, inverted lists over codes that are not packed, or
+                stages that an exact stop cannot be certain by.
         """
         plan = _with_steps(run, space, scales, calibration)
         Layout(plan)
@@ -325,7 +326,7 @@ class Index:
         The answer is that of `matryo.search.FunnelSearch` over the matching rows, float32, in the
         order of their ids: of equal scores the smaller id goes first, integers by number and texts
         by code point. A filter is evaluated before the first stage, so no stage keeps fewer rows
-        for it.
+        for it. With inverted lists it is the answer over the matching rows of the nearest lists.
 
         Args:
             queries: `(q, full_dim)` whole vectors of queries, of the space of the index.
