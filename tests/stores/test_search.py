@@ -36,7 +36,7 @@ def funnels(draw, metric):
         dims = [*sorted(inner), WIDTH]
         text = ",".join(f"{dim}:{keep}" for dim, keep in zip(dims, keeps, strict=False))
         return Funnel.parse(f"{text},exact")
-    precisions = [p for p in Precision if metric == "cosine" or p is not Precision.BINARY]
+    precisions = [p for p in Precision if metric == "cosine" or not p.is_packed]
     stages = tuple(
         Stage(draw(st.integers(1, WIDTH)), keep, draw(st.sampled_from(precisions)))
         for keep in keeps

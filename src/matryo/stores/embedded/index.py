@@ -441,15 +441,14 @@ class Index:
             before = self._current
             if self._catalog.last_commit() == before.commit:
                 return False
-            self._state = self._loaded(before)
+            self._see(self._loaded(before))
             return True
 
     def close(self) -> None:
         """Give back the lock and the files; closing twice is no error."""
         with self._writing, self._reading:
             if self._state is not None:
-                self._state = None
-                self._prepared = None, {}
+                self._see(None)
                 self._catalog.close()
                 if self._lock is not None:
                     self._lock.release()
@@ -594,11 +593,16 @@ class Index:
                 if self._catalog.last_commit() == before.commit:
                     self._unlink(new)
                 else:  # only the end of it failed: it took place, though perhaps not on the disk
-                    self._state = after
+                    self._see(after)
             raise
-        self._state = after
+        self._see(after)
         self._unlink(gone)
         return after
+
+    def _see(self, state: State | None) -> None:
+        """Make a state the one that searches take; nothing of the one before is held here."""
+        self._state = state
+        self._prepared = None, {}
 
     def _unlink(self, names: set[str]) -> None:
         for name in names:
