@@ -26,10 +26,9 @@ from matryo.training.checks import inverse_lengths, vectors_of
 from matryo.training.opaque import opaque
 from matryo.training.result import NestedLoss
 from matryo.training.sizes import Dims
+from matryo.transforms import PACKED_STEPS
 
 _LARGEST_CODE = 127
-# of int4 and int2, as matryo.transforms.encode has them for rows whose mean square is 1
-_LEVELS = {Precision.INT4: 0.335, Precision.INT2: 0.9957}
 
 Scales = Tensor | NDArray[Any]
 
@@ -161,9 +160,9 @@ def straight_through(
         codes = rows / steps
         passing = codes.abs() <= _LARGEST_CODE + 0.5  # up to there rounding alone reaches the last
         coded = codes.round().clamp(-_LARGEST_CODE, _LARGEST_CODE) * steps
-    elif precision in _LEVELS:
+    elif precision in PACKED_STEPS:
         most = 2 ** (precision.bits - 1)  # levels on either side
-        levels = rows * (math.sqrt(width) / _LEVELS[precision])
+        levels = rows * (math.sqrt(width) / PACKED_STEPS[precision])
         passing = levels.abs() <= most
         numbers = levels.floor().clamp(-most, most - 1) * 2 + 1
         coded = numbers / numbers.norm(dim=1, keepdim=True)

@@ -8,6 +8,7 @@ an array and return one; the classes beside them hold settings and what was lear
 from matryo.transforms.adaptor import Adaptor
 from matryo.transforms.chain import Chain
 from matryo.transforms.quantize import (
+    PACKED_STEPS,
     Quantize,
     decode,
     encode,
@@ -29,6 +30,7 @@ from matryo.transforms.truncate import (
 )
 
 __all__ = [
+    "PACKED_STEPS",
     "PRE_STEPS",
     "TRANSFORMS",
     "Adaptor",

@@ -30,7 +30,7 @@ from matryo.transforms._rows import slices
 
 _LARGEST_CODE = 127
 # of int4 and int2, as a share of a row's root mean square
-_STEPS = {Precision.INT4: 0.335, Precision.INT2: 0.9957}
+PACKED_STEPS = {Precision.INT4: 0.335, Precision.INT2: 0.9957}
 
 
 def fit_scales(vectors: NDArray[np.floating], *, min_rows: int = 32) -> NDArray[np.float32]:
@@ -178,7 +178,7 @@ def _packed(vectors: NDArray[np.floating], precision: Precision) -> NDArray[np.u
     for rows in slices(n):
         part = vectors[rows].astype(np.float64)
         part /= np.abs(part).max(axis=1, keepdims=True)  # squares of 1e-200 would vanish
-        part /= _STEPS[precision] * np.sqrt(np.square(part).mean(axis=1, keepdims=True))
+        part /= PACKED_STEPS[precision] * np.sqrt(np.square(part).mean(axis=1, keepdims=True))
         levels = np.zeros((len(part), columns * 8 // bits), np.uint8)
         levels[:, :dim] = np.clip(np.floor(part) + 2 ** (bits - 1), 0, 2**bits - 1)
         packed = levels[:, :: 8 // bits] << np.uint8(8 - bits)

@@ -250,7 +250,7 @@ class Layout:
             if level.precision is Precision.INT8:
                 clipped[str(level)] = beyond
         if self.certified is not None:
-            arrays |= angle_arrays(self._cosines(vectors), self.certified)
+            arrays |= angle_arrays(self._cosines(vectors, self.certified), self.certified)
         elif isinstance(self.funnel.stop, Exact):
             exact = ExactSearch(vectors, self.funnel.stages, metric=self.metric)
             for number, block in enumerate(exact.blocks):
@@ -258,10 +258,9 @@ class Layout:
             arrays["rests"] = one(exact.rests.T)
         return arrays, {"longest": longest}, clipped
 
-    def _cosines(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _cosines(self, vectors: NDArray[np.float32], level: Level) -> NDArray[np.float32]:
         """Of the angles between rows and the codes of an exact stop."""
-        assert self.certified is not None  # noqa: S101  # its only caller has asked
-        dim, precision = self.certified
+        dim, precision = level
         cosines = np.empty(len(vectors), np.float32)
         for part in parts(len(vectors), _PART):
             codes = encode(truncate(vectors[part], dim), precision)
